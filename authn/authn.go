@@ -1,0 +1,162 @@
+// Package authn decides who a client is.
+//
+// A [Mechanism] says how a client proves itself on the wire (PLAIN, GSSAPI, a
+// KPOP ticket); a [Verifier] says who checks the proof (a password file, a
+// principal map). A [Chain] asks verifiers in order; a [Policy] says which
+// mechanisms a listener offers and leads every login through one door.
+//
+// # Design notes
+//
+// Outcomes are errors of a [Kind] whose zero value is Internal, so an error
+// that nobody classified never reads as "wrong password" and never as success.
+//
+// The function that CAPA asks is the function that a login passes: [Policy.Explain]
+// prints its verdicts, [Policy.Start] obeys them.
+//
+// A Trace is told facts and decides nothing. Secrets are of type [Password] or
+// stay inside the package that needs them.
+package authn
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// Transport is what is known of a connection before anyone logs in.
+type Transport struct {
+	Listener string               // name in the configuration, for policy and logs
+	Session  string               // id of the session, the same in every log line
+	Remote   netip.AddrPort       // client
+	Local    netip.AddrPort       // server
+	TLS      *tls.ConnectionState // nil on a cleartext connection; KPOP alone leaves it nil
+	EndPoint []byte               // hash of the server certificate for tls-server-end-point (RFC 5929 section 4); nil when TLS is
+	Peer     *Principal           // proven before the first command by a KPOP ticket; nil otherwise
+	Stamp    string               // APOP timestamp of the greeting with its angle brackets (RFC 1939 section 7); "" when APOP is off
+}
+
+// Principal is a name that a ticket proved.
+type Principal struct {
+	Components []string // of the name, as in the ticket: {"alice", "admin"}
+	Realm      string   // of the client, always from the ticket and never from the authenticator
+	Expires    time.Time
+	Ticket     *Ticket
+}
+
+// Ticket is what the trace tells of a Kerberos service ticket.
+type Ticket struct {
+	Service        string // principal that it was issued for, "pop/mail.example@EXAMPLE"
+	Enctype        string // of the ticket, "aes256-cts-hmac-sha384-192"
+	SessionEnctype string
+	KVNO           int // key version number of the service key
+	Start, End     time.Time
+}
+
+// Identity is the outcome of a successful attempt.
+type Identity struct {
+	User      string            // canonical login name; names the maildrop
+	Authn     string            // who proved itself, when that is not User: "alice@CORP.EXAMPLE"
+	Mechanism string            // "PLAIN", "GSSAPI", "USER", "APOP", "KPOP"
+	Step      string            // chain step that vouched
+	Attrs     map[string]string // what the verifier knows of the user; keys in [AttrMaildrop] and its neighbours
+	Expires   time.Time         // when the proof runs out; zero for passwords
+}
+
+// AttrMaildrop is the key in Identity.Attrs of a maildrop's location relative
+// to the root of the store.
+const AttrMaildrop = "maildrop"
+
+// Exchange is one login attempt, used by one goroutine.
+type Exchange interface {
+	// Next takes the client's decoded response, nil when the client sent no
+	// initial response (an empty one is []byte{}), and returns the next
+	// challenge. done with a nil error means success: Identity is set. A
+	// challenge together with done is sent and answered by an empty response
+	// before the client is told (RFC 5034 section 4). Errors are [*Error].
+	// Next neither keeps nor changes response after it returns.
+	Next(ctx context.Context, response []byte) (challenge []byte, done bool, err error)
+	// Identity is nil until Next was done without an error.
+	Identity() *Identity
+}
+
+// Claimer is an Exchange that knows who the client claims to be, for the
+// trace of a refused attempt. Either may be its zero value.
+type Claimer interface {
+	Claimed() (login string, p *Principal)
+}
+
+// Layered is an Exchange that can negotiate a security layer.
+type Layered interface {
+	// Layer wraps the connection from the octet after the CRLF of +OK on
+	// (RFC 5034 section 4). It is nil when no layer was negotiated.
+	Layer() func(net.Conn) net.Conn
+}
+
+// Mechanism starts exchanges. Implementations are safe for concurrent use.
+type Mechanism interface {
+	Name() string // as in CAPA and in the configuration
+	Traits() Traits
+	Start(ctx context.Context, t *Transport) (Exchange, error)
+}
+
+// Traits is what a policy and the engine need to know of a mechanism.
+type Traits uint8
+
+const (
+	Plaintext   Traits = 1 << iota // the server sees the password
+	ServerFirst                    // takes no initial response (RFC 4422 section 5)
+	Command                        // has a command of its own and is no SASL mechanism: USER, APOP, KPOP
+	NeedsPeer                      // judges Transport.Peer: KPOP
+	NeedsStamp                     // judges Transport.Stamp: APOP
+)
+
+// Verifier is one place that can vouch for a client. It implements one or
+// more of the interfaces below; a [Chain] finds out by type assertion.
+type Verifier interface {
+	Name() string
+}
+
+// PasswordVerifier checks a password: PLAIN, LOGIN, USER.
+type PasswordVerifier interface {
+	Verifier
+	VerifyPassword(ctx context.Context, r *PasswordRequest) (*Identity, error)
+}
+
+// SecretSource hands out stored secrets for challenge mechanisms: CRAM-MD5,
+// APOP. The scheme is the mechanism's name. A source that has no secret of
+// that scheme for the user returns UnknownUser; one that never has any
+// returns Decline. The identity is what a proof of the secret is worth; the
+// caller wipes the secret.
+type SecretSource interface {
+	Verifier
+	Secret(ctx context.Context, login, scheme string) (Password, *Identity, error)
+}
+
+// PrincipalMapper turns a proven principal into a login: GSSAPI, KPOP.
+// authzid is the login that the client asked for, "" when it asked for none.
+type PrincipalMapper interface {
+	Verifier
+	MapPrincipal(ctx context.Context, p *Principal, authzid string) (*Identity, error)
+}
+
+// PasswordRequest is a password to check. The caller wipes Password when
+// VerifyPassword returns.
+type PasswordRequest struct {
+	Transport *Transport
+	Login     string // as claimed
+	Password  Password
+}
+
+// Password is a secret that does not print: fmt, slog, JSON and YAML show "***".
+type Password []byte
+
+func (Password) String() string   { return "***" }
+func (Password) GoString() string { return "***" }
+
+// MarshalText implements [encoding.TextMarshaler] for JSON and slog.
+func (Password) MarshalText() ([]byte, error) { return []byte("***"), nil }
+
+// Wipe overwrites the secret.
+func (p Password) Wipe() { clear(p) }

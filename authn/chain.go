@@ -1,0 +1,142 @@
+package authn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+)
+
+// Next is what a chain does after a step that did not vouch.
+type Next uint8
+
+const (
+	Continue Next = iota
+	Return
+)
+
+// Step is one verifier in a chain and what its answers lead to.
+type Step struct {
+	Verifier
+	Timeout       time.Duration // zero means the attempt's own deadline
+	OnReject      Next          // after UnknownUser or Rejected
+	OnUnavailable Next          // after Unavailable or Internal
+}
+
+// Chain asks its steps in order until one vouches.
+//
+// One yes ends it. Denied and Expired end it too: a later step must not let in
+// a user whom an earlier one locked. When nobody says yes, an outage outranks
+// a refusal: the step that was down may have held the right password, so the
+// client hears "try later" and keeps it.
+type Chain []Step
+
+// VerifyPassword asks every step that can check passwords.
+func (c Chain) VerifyPassword(ctx context.Context, r *PasswordRequest) (*Identity, error) {
+	return walk(ctx, c, func(ctx context.Context, v PasswordVerifier) (*Identity, error) {
+		return v.VerifyPassword(ctx, r)
+	})
+}
+
+// MapPrincipal asks every step that can map principals.
+func (c Chain) MapPrincipal(ctx context.Context, p *Principal, authzid string) (*Identity, error) {
+	return walk(ctx, c, func(ctx context.Context, v PrincipalMapper) (*Identity, error) {
+		return v.MapPrincipal(ctx, p, authzid)
+	})
+}
+
+// Secret asks every step that stores secrets.
+func (c Chain) Secret(ctx context.Context, login, scheme string) (Password, *Identity, error) {
+	var secret Password
+	id, err := walk(ctx, c, func(ctx context.Context, v SecretSource) (id *Identity, err error) {
+		secret, id, err = v.Secret(ctx, login, scheme)
+		return id, err
+	})
+	if err != nil {
+		secret.Wipe()
+		return nil, nil, err
+	}
+	return secret, id, nil
+}
+
+// Can reports whether a step of the chain is a V, so that a policy with a
+// mechanism that nothing can judge is refused when it is loaded.
+func Can[V Verifier](c Chain) bool {
+	for _, s := range c {
+		if _, ok := s.Verifier.(V); ok {
+			return true
+		}
+	}
+	return false
+}
+
+func walk[V Verifier](ctx context.Context, c Chain, ask func(context.Context, V) (*Identity, error)) (*Identity, error) {
+	var refused, outage error
+	for _, s := range c {
+		v, ok := s.Verifier.(V)
+		if !ok {
+			continue
+		}
+		id, err := s.ask(ctx, func(ctx context.Context) (*Identity, error) { return ask(ctx, v) })
+		if err == nil {
+			id.Step = s.Name()
+			return id, nil
+		}
+		switch KindOf(err) {
+		case Decline:
+		case UnknownUser, Rejected:
+			// "wrong password" says more than "not here"
+			if refused == nil || KindOf(refused) == UnknownUser {
+				refused = err
+			}
+			if s.OnReject == Return {
+				return nil, firstOf(outage, err)
+			}
+		case Unavailable, Internal:
+			outage = errors.Join(outage, err)
+			if s.OnUnavailable == Return {
+				return nil, firstOf(outage, err)
+			}
+		default:
+			return nil, err
+		}
+	}
+	switch {
+	case outage != nil:
+		return nil, firstOf(outage, nil)
+	case refused != nil:
+		return nil, refused
+	default:
+		return nil, &Error{Kind: UnknownUser, Step: "chain", Err: errors.New("no step took the attempt")}
+	}
+}
+
+func firstOf(outage, err error) error {
+	if outage != nil {
+		return &Error{Kind: Unavailable, Step: "chain", Err: outage}
+	}
+	return err
+}
+
+// ask runs one step under its own deadline and traces it. A panic, and an
+// answer that is neither an identity nor an error, are Internal.
+func (s Step) ask(ctx context.Context, f func(context.Context) (*Identity, error)) (id *Identity, err error) {
+	start := time.Now()
+	if s.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, s.Timeout)
+		defer cancel()
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			id, err = nil, &Error{Kind: Internal, Step: s.Name(), Err: fmt.Errorf("panic: %v\n%s", v, debug.Stack())}
+		}
+		traceOf(ctx).step(ctx, &StepDone{Step: s.Name(), Duration: time.Since(start), Err: err})
+	}()
+	id, err = f(ctx)
+	if err == nil && (id == nil || id.User == "") {
+		return nil, &Error{Kind: Internal, Step: s.Name(), Err: errors.New("vouched for nobody")}
+	}
+	return id, err
+}

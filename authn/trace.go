@@ -1,0 +1,76 @@
+package authn
+
+import (
+	"context"
+	"time"
+)
+
+// Trace is told what happens, in the manner of net/http/httptrace: nil funcs
+// are skipped. They run on the session's goroutine and must not wait. Metrics,
+// audit and logs each bring one; [Join] makes one of several.
+type Trace struct {
+	Attempt func(context.Context, *Attempt) // once for each login attempt, refused or not
+	Step    func(context.Context, *StepDone)
+}
+
+// Attempt is the record of one login attempt.
+type Attempt struct {
+	Transport *Transport
+	Policy    string
+	Mechanism string
+	Login     string     // as claimed, unchecked; "" when the client named nobody
+	Principal *Principal // proven by a ticket, also when the login was refused
+	Identity  *Identity  // nil when refused
+	Layer     bool       // a SASL security layer follows
+	Duration  time.Duration
+	Err       error // nil when accepted; [KindOf] says which kind
+}
+
+// StepDone is the record of one verifier's answer.
+type StepDone struct {
+	Step     string
+	Duration time.Duration
+	Err      error // nil when the step vouched
+}
+
+// Join tells each of traces in order.
+func Join(traces ...*Trace) *Trace {
+	return &Trace{
+		Attempt: func(ctx context.Context, a *Attempt) {
+			for _, t := range traces {
+				t.attempt(ctx, a)
+			}
+		},
+		Step: func(ctx context.Context, s *StepDone) {
+			for _, t := range traces {
+				t.step(ctx, s)
+			}
+		},
+	}
+}
+
+func (t *Trace) attempt(ctx context.Context, a *Attempt) {
+	if t != nil && t.Attempt != nil {
+		t.Attempt(ctx, a)
+	}
+}
+
+func (t *Trace) step(ctx context.Context, s *StepDone) {
+	if t != nil && t.Step != nil {
+		t.Step(ctx, s)
+	}
+}
+
+type traceKey struct{}
+
+func withTrace(ctx context.Context, t *Trace) context.Context {
+	if t == nil {
+		return ctx
+	}
+	return context.WithValue(ctx, traceKey{}, t)
+}
+
+func traceOf(ctx context.Context) *Trace {
+	t, _ := ctx.Value(traceKey{}).(*Trace)
+	return t
+}

@@ -1,0 +1,88 @@
+// Package maildrop defines the mailbox that a POP3 session works on: a listing
+// that is locked and frozen at login, and changed once, at the end.
+//
+// It knows nothing of the wire: message numbers, deletion marks, dot-stuffing
+// and totals belong to package pop3. It knows nothing of authentication
+// either: whoever assembles a server turns an identity into a [Ref].
+//
+// # Design notes
+//
+// The engine owns protocol meaning, the store owns octets. A store lists,
+// opens and commits; package droptest says as tests what it must keep to.
+package maildrop
+
+import (
+	"context"
+	"errors"
+	"io"
+)
+
+// Errors that a client is told apart by response code (RFC 2449 section 8,
+// RFC 3206 section 4). Any other error of a store reads as [SYS/TEMP].
+var (
+	ErrInUse     = errors.New("maildrop: in use")               // another session holds the lock
+	ErrTemporary = errors.New("maildrop: temporarily unusable") // full disk, lost mount
+	ErrPermanent = errors.New("maildrop: unusable")             // wrong owner, corrupt, unsafe path: staff must act
+	ErrGone      = errors.New("maildrop: message gone")         // removed by another program during the session
+)
+
+// Ref names a maildrop.
+type Ref struct {
+	User string // canonical login name
+	Path string // location relative to the store's root; "" means that the store derives it from User
+}
+
+// Store opens maildrops. Implementations are safe for concurrent use.
+type Store interface {
+	// Open locks and lists the maildrop. The lock is held until Close or
+	// Commit. ctx bounds the opening, not the session. Errors: ErrInUse,
+	// ErrPermanent, ErrTemporary.
+	Open(ctx context.Context, r Ref) (Drop, error)
+}
+
+// Drop is one session's view of a maildrop, used by one goroutine.
+type Drop interface {
+	// Messages is the listing made by Open; index i is message i+1 of
+	// RFC 1939. It does not change, and the caller must not change it.
+	Messages() []Message
+
+	// Content opens message i. The reader yields the stored octets: line
+	// ends as stored, no dot-stuffing. Errors: ErrGone, ErrTemporary.
+	Content(ctx context.Context, i int) (io.ReadCloser, error)
+
+	// Commit removes the messages in del (indexes, ascending), makes that
+	// durable, and releases the lock: the UPDATE state of RFC 1939 section 6.
+	// It removes nothing that is not in del; a message in del that another
+	// program removed counts as removed. When some are left the error is a
+	// [*CommitError]. ctx may be cancelled without effect on what is removed.
+	Commit(ctx context.Context, del []int) error
+
+	// Close releases the lock and removes nothing. It may be called more
+	// than once, and after Commit.
+	Close() error
+}
+
+// Message is one line of the listing.
+type Message struct {
+	// UID is the unique-id: 1 to 70 octets in 0x21..0x7E, the same in every
+	// session, never given to another message (RFC 1939 section 7).
+	UID string
+	// Size is the number of octets as sent: CRLF line ends, a last line end
+	// added where the message has none, before dot-stuffing (RFC 1939
+	// section 11).
+	Size int64
+	// WireForm says that the stored octets are the octets to send: CRLF line
+	// ends throughout and no line that begins with a dot.
+	WireForm bool
+}
+
+// CommitError says which messages are still there after Commit.
+type CommitError struct {
+	Left []int // indexes, ascending
+	Err  error
+}
+
+func (e *CommitError) Error() string { return "maildrop: messages not removed: " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *CommitError) Unwrap() error { return e.Err }
