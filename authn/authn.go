@@ -20,6 +20,9 @@ package authn
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
+	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"time"
@@ -87,6 +90,12 @@ type Claimer interface {
 	Claimed() (login string, p *Principal)
 }
 
+// Noter is an Exchange that has something to tell whoever reads the log, such
+// as a client that does what the RFC does not say.
+type Noter interface {
+	Note() string // "" when there is nothing to tell
+}
+
 // Layered is an Exchange that can negotiate a security layer.
 type Layered interface {
 	// Layer wraps the connection from the octet after the CRLF of +OK on
@@ -149,14 +158,23 @@ type PasswordRequest struct {
 	Password  Password
 }
 
-// Password is a secret that does not print: fmt, slog, JSON and YAML show "***".
+// Password is a secret that does not print: fmt with any verb, slog, JSON and
+// YAML show "***". They look into unexported fields without asking, so a struct
+// that keeps one there must not be printed.
 type Password []byte
 
-func (Password) String() string   { return "***" }
-func (Password) GoString() string { return "***" }
+const masked = "***"
 
-// MarshalText implements [encoding.TextMarshaler] for JSON and slog.
-func (Password) MarshalText() ([]byte, error) { return []byte("***"), nil }
+func (Password) String() string { return masked }
+
+// Format implements [fmt.Formatter]: without it %d would print the octets.
+func (Password) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, masked) }
+
+// MarshalText implements [encoding.TextMarshaler] for JSON and YAML.
+func (Password) MarshalText() ([]byte, error) { return []byte(masked), nil }
+
+// LogValue implements [slog.LogValuer].
+func (Password) LogValue() slog.Value { return slog.StringValue(masked) }
 
 // Wipe overwrites the secret.
 func (p Password) Wipe() { clear(p) }

@@ -49,9 +49,19 @@ func (c Chain) MapPrincipal(ctx context.Context, p *Principal, authzid string) (
 // Secret asks every step that stores secrets.
 func (c Chain) Secret(ctx context.Context, login, scheme string) (Password, *Identity, error) {
 	var secret Password
-	id, err := walk(ctx, c, func(ctx context.Context, v SecretSource) (id *Identity, err error) {
-		secret, id, err = v.Secret(ctx, login, scheme)
-		return id, err
+	id, err := walk(ctx, c, func(ctx context.Context, v SecretSource) (*Identity, error) {
+		s, id, err := v.Secret(ctx, login, scheme)
+		if err == nil && len(s) == 0 {
+			// anyone can prove that he knows nothing
+			return nil, &Error{Kind: Internal, Step: v.Name(), Err: errors.New("handed out an empty secret")}
+		}
+		if err != nil {
+			s.Wipe()
+			return nil, err
+		}
+		secret.Wipe()
+		secret = s
+		return id, nil
 	})
 	if err != nil {
 		secret.Wipe()
@@ -80,8 +90,9 @@ func walk[V Verifier](ctx context.Context, c Chain, ask func(context.Context, V)
 		}
 		id, err := s.ask(ctx, func(ctx context.Context) (*Identity, error) { return ask(ctx, v) })
 		if err == nil {
-			id.Step = s.Name()
-			return id, nil
+			vouched := *id // the verifier may hand the same one to others
+			vouched.Step = s.Name()
+			return &vouched, nil
 		}
 		switch KindOf(err) {
 		case Decline:
@@ -95,7 +106,7 @@ func walk[V Verifier](ctx context.Context, c Chain, ask func(context.Context, V)
 			}
 		case Unavailable, Internal:
 			outage = errors.Join(outage, err)
-			if s.OnUnavailable == Return {
+			if s.OnUnavailable == Return || ctx.Err() != nil {
 				return nil, firstOf(outage, err)
 			}
 		default:

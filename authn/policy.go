@@ -81,17 +81,15 @@ func (p *Policy) trusts(a netip.Addr) bool {
 // Start begins a login. It judges again what Mechanisms said: a client may ask
 // for what it was not offered. The refusal is traced as an attempt.
 func (p *Policy) Start(ctx context.Context, t *Transport, mech string) (*Login, error) {
-	l := newLogin(p, t, mech)
 	i := slices.IndexFunc(p.Offers, func(m Mechanism) bool { return m.Name() == mech })
-	var err error
 	if i < 0 {
-		err = &Error{Kind: Denied, Step: p.Name, Err: fmt.Errorf("%s is not in the policy", mech)}
-	} else if why := p.allows(p.Offers[i], t); why != nil {
-		err = &Error{Kind: Denied, Step: p.Name, Err: fmt.Errorf("%s: %w", mech, why)}
-	} else {
-		l.ex, err = p.Offers[i].Start(withTrace(ctx, p.Trace), t)
+		l := newLogin(p, t, "")
+		err := &Error{Kind: Denied, Step: p.Name, Err: fmt.Errorf("%q is not in the policy", mech)}
+		l.end(ctx, err)
+		return nil, err
 	}
-	if err != nil {
+	l := newLogin(p, t, mech)
+	if err := l.begin(ctx, p.Offers[i]); err != nil {
 		l.end(ctx, err)
 		return nil, err
 	}

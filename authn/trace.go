@@ -17,11 +17,12 @@ type Trace struct {
 type Attempt struct {
 	Transport *Transport
 	Policy    string
-	Mechanism string
-	Login     string     // as claimed, unchecked; "" when the client named nobody
+	Mechanism string     // as the policy names it; "" when it has none that the client asked for
+	Login     string     // as claimed, unchecked, cut at 255 octets; "" when the client named nobody
 	Principal *Principal // proven by a ticket, also when the login was refused
 	Identity  *Identity  // nil when refused
 	Layer     bool       // a SASL security layer follows
+	Note      string     // what is odd about the client, "" mostly
 	Duration  time.Duration
 	Err       error // nil when accepted; [KindOf] says which kind
 }
