@@ -1,0 +1,211 @@
+// Package file checks passwords against a users file, and hands out the
+// secrets of a digests file to APOP and CRAM-MD5.
+//
+// A line of the users file is login, hash, and more fields that are left alone,
+// with colons between: a passwd-file of Dovecot, an htpasswd and a shadow file
+// all read that way. A field maildrop=… says where the user's maildrop is, a
+// field nologin keeps the user out after a right password.
+//
+// A line of the digests file is login, APOP or CRAM-MD5, secret. These secrets
+// are as good as passwords to a reader, so nobody but the owner may read the
+// file, and they are nobody's login password.
+//
+// # Design notes
+//
+// The users file says who exists: where both files are named, a secret of a
+// login that is not in the users file opens nothing. A hash of "*" is for users
+// without a password.
+//
+// An unknown user costs one hash of the kind that is most common in the file,
+// and so does a user without one. No more hashes are computed at a time than
+// Options.Hashes, and nobody waits for one past the deadline of the attempt.
+//
+// Files are read whole, checked whole, and swapped in: a reload that fails
+// leaves what was there. Errors name file, line and remedy, never a hash.
+//
+// go-crypt is what computes the hashes; nothing else imports it.
+package file
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"runtime"
+	"sync/atomic"
+
+	"github.com/kpopd/kpopd/authn"
+)
+
+// Options say which files to read. At least one must be named.
+type Options struct {
+	Users   string // path of the users file; "" when there is none
+	Digests string // path of the digests file; "" when there is none
+	Hashes  int    // computed at the same time; the number of processors when zero
+}
+
+// Verifier is an [authn.PasswordVerifier] when Options.Users is named and an
+// [authn.SecretSource] when Options.Digests is, so that a chain finds out by
+// type what it can judge.
+type Verifier interface {
+	authn.Verifier
+	// Reload reads the files again. After an error the old ones stay in force.
+	Reload() error
+}
+
+// Open reads the files. name is the chain step's.
+func Open(name string, o Options) (Verifier, error) {
+	if o.Hashes <= 0 {
+		o.Hashes = runtime.GOMAXPROCS(0)
+	}
+	f := &files{name: name, o: o, slots: make(chan struct{}, o.Hashes)}
+	t, err := f.load()
+	if err != nil {
+		return nil, err
+	}
+	f.tables.Store(t)
+	switch {
+	case o.Users != "" && o.Digests != "":
+		return both{f}, nil
+	case o.Users != "":
+		return passwords{f}, nil
+	case o.Digests != "":
+		return digests{f}, nil
+	}
+	return nil, fmt.Errorf("verifier %s: neither a users file nor a digests file is named", name)
+}
+
+type (
+	passwords struct{ *files }
+	digests   struct{ *files }
+	both      struct{ *files }
+)
+
+var (
+	_ authn.PasswordVerifier = passwords{}
+	_ authn.SecretSource     = digests{}
+	_ authn.PasswordVerifier = both{}
+	_ authn.SecretSource     = both{}
+)
+
+func (p passwords) VerifyPassword(ctx context.Context, r *authn.PasswordRequest) (*authn.Identity, error) {
+	return p.verifyPassword(ctx, r)
+}
+
+func (d digests) Secret(_ context.Context, login, scheme string) (authn.Password, *authn.Identity, error) {
+	return d.secret(login, scheme)
+}
+
+func (b both) VerifyPassword(ctx context.Context, r *authn.PasswordRequest) (*authn.Identity, error) {
+	return b.verifyPassword(ctx, r)
+}
+
+func (b both) Secret(_ context.Context, login, scheme string) (authn.Password, *authn.Identity, error) {
+	return b.secret(login, scheme)
+}
+
+type files struct {
+	name   string
+	o      Options
+	slots  chan struct{} // holds one for each hash that is being computed
+	tables atomic.Pointer[tables]
+}
+
+type tables struct {
+	users   *users
+	secrets map[secretKey]authn.Password
+}
+
+func (f *files) Name() string { return f.name }
+
+// Reload implements [Verifier].
+func (f *files) Reload() error {
+	t, err := f.load()
+	if err != nil {
+		return fmt.Errorf("verifier %s goes on with what it has: %w", f.name, err)
+	}
+	f.tables.Store(t)
+	return nil
+}
+
+func (f *files) load() (*tables, error) {
+	t := &tables{}
+	var err, err2 error
+	if f.o.Users != "" {
+		t.users, err = loadUsers(f.o.Users)
+	}
+	if f.o.Digests != "" {
+		t.secrets, err2 = loadDigests(f.o.Digests)
+	}
+	if err := errors.Join(err, err2); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+func (f *files) fail(kind authn.Kind, err error) error {
+	return &authn.Error{Kind: kind, Step: f.name, Err: err}
+}
+
+func (f *files) verifyPassword(ctx context.Context, r *authn.PasswordRequest) (*authn.Identity, error) {
+	if n := len(r.Password); n == 0 || n > authn.MaxPassword {
+		return nil, f.fail(authn.Rejected, fmt.Errorf("password of %d octets", n))
+	}
+	t := f.tables.Load().users
+	u, known := t.byLogin[r.Login]
+	h := u.hash
+	if h == nil {
+		h = t.dummy
+	}
+	match, err := f.match(ctx, h, r.Password)
+	switch {
+	case err != nil:
+		return nil, f.fail(authn.Unavailable, err)
+	case !known:
+		return nil, f.fail(authn.UnknownUser, nil)
+	case u.hash == nil:
+		return nil, f.fail(authn.Rejected, errors.New("has no password"))
+	case !match:
+		return nil, f.fail(authn.Rejected, nil)
+	case u.locked:
+		return nil, f.fail(authn.Denied, errors.New("locked in the users file"))
+	}
+	return u.identity(r.Login), nil
+}
+
+// match computes h's hash of p when a slot is free.
+func (f *files) match(ctx context.Context, h matcher, p authn.Password) (bool, error) {
+	if h == nil {
+		return false, nil // not one hash in the file
+	}
+	select {
+	case f.slots <- struct{}{}:
+	case <-ctx.Done():
+		return false, fmt.Errorf("wait to compute a hash: %w", context.Cause(ctx))
+	}
+	defer func() { <-f.slots }()
+	return h.MatchBytesAdvanced(p)
+}
+
+func (f *files) secret(login, scheme string) (authn.Password, *authn.Identity, error) {
+	t := f.tables.Load()
+	var u user
+	if t.users != nil {
+		known := false
+		if u, known = t.users.byLogin[login]; !known {
+			return nil, nil, f.fail(authn.UnknownUser, nil)
+		}
+	}
+	s, ok := t.secrets[secretKey{login, scheme}]
+	switch {
+	case !ok:
+		return nil, nil, f.fail(authn.UnknownUser, fmt.Errorf("no secret for %s", scheme))
+	case u.locked:
+		return nil, nil, f.fail(authn.Denied, errors.New("locked in the users file"))
+	}
+	return append(authn.Password{}, s...), u.identity(login), nil
+}
+
+func (u user) identity(login string) *authn.Identity {
+	return &authn.Identity{User: login, Attrs: maps.Clone(u.attrs)}
+}

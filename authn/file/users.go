@@ -1,0 +1,104 @@
+package file
+
+import (
+	"bytes"
+	"path/filepath"
+	"strings"
+
+	"github.com/kpopd/kpopd/authn"
+)
+
+type user struct {
+	hash   matcher // nil: no password opens it
+	locked bool
+	attrs  map[string]string
+}
+
+type users struct {
+	byLogin map[string]user
+	dummy   matcher // computed for those who have no hash; nil when nobody has one
+}
+
+func loadUsers(path string) (*users, error) {
+	b, err := read(path, 0o022, "others write it")
+	if err != nil {
+		return nil, err
+	}
+	return parseUsers(path, b)
+}
+
+func parseUsers(path string, b []byte) (*users, error) {
+	us := &users{byLogin: make(map[string]user)}
+	bad := &problems{path: path}
+	seen := make(map[string]int)
+	classes := make(map[string]int)
+	for n, line := range lines(b) {
+		if len(line) > maxLine {
+			bad.add(n, "line longer than %d octets", maxLine)
+			continue
+		}
+		name, rest, ok := bytes.Cut(line, []byte(":"))
+		if !ok {
+			bad.add(n, "no colon: a line is login:hash")
+			continue
+		}
+		login, err := checkLogin(name)
+		if err != nil {
+			bad.add(n, "%v", err)
+			continue
+		}
+		if first := seen[login]; first != 0 {
+			bad.add(n, "%s is on line %d already: remove one of them", login, first)
+			continue
+		}
+		seen[login] = n
+		field, extra, _ := bytes.Cut(rest, []byte(":"))
+		u, class, err := parseUser(string(field), string(extra))
+		if err != nil {
+			bad.add(n, "%s: %v", login, err)
+			continue
+		}
+		us.byLogin[login] = u
+		if u.hash != nil {
+			classes[class]++
+			// ties go to the class that came first
+			if us.dummy == nil || classes[class] > classes[dummyClass(us)] {
+				us.dummy = dummy{u.hash, class}
+			}
+		}
+	}
+	if err := bad.err(); err != nil {
+		return nil, err
+	}
+	return us, nil
+}
+
+// dummy is a hash whose answer nobody looks at.
+type dummy struct {
+	matcher
+	class string
+}
+
+func dummyClass(us *users) string { return us.dummy.(dummy).class }
+
+// parseUser takes the hash and the fields after it.
+func parseUser(field, extra string) (u user, class string, err error) {
+	if u.hash, class, u.locked, err = parseField(field); err != nil {
+		return user{}, "", err
+	}
+	for _, f := range strings.FieldsFunc(extra, func(r rune) bool { return r == ':' || r == ' ' || r == '\t' }) {
+		key, value, _ := strings.Cut(f, "=")
+		switch key {
+		case "nologin":
+			u.locked = true
+		case "allow_nets":
+			return user{}, "", errAllowNets
+		case authn.AttrMaildrop:
+			if !filepath.IsLocal(value) {
+				return user{}, "", errMaildrop
+			}
+			u.attrs = map[string]string{authn.AttrMaildrop: value}
+		}
+	}
+	return u, class, nil
+}
