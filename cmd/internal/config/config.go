@@ -1,0 +1,230 @@
+// Package config reads kpopd's configuration: one YAML file that becomes a
+// [Config], or a list of everything that is wrong with it.
+//
+// It knows what may stand in the file and what can never work. It opens
+// nothing that the file names: whether a keytab can be read is found out by
+// whoever assembles the server, and is told as a [Problem] at its key too.
+//
+// # Design notes
+//
+// Keys are strict: a misspelt key is a problem, never a default. What users
+// name (realms, listeners, policies) stands in lists of named things, never in
+// map keys, because the loader folds the case of keys.
+//
+// Every default stands in [Default]. A problem says the file, the line, the
+// key and what to do; all of them are told at once.
+//
+// A scalar setting may be overridden from the environment: KPOPD_ and the key
+// in capitals, joined by underscores (KPOPD_LOG_LEVEL=debug). Lists may not.
+package config
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Config is the whole configuration.
+type Config struct {
+	Listeners    []Listener    `mapstructure:"listeners"`
+	Certificates []Certificate `mapstructure:"certificates"`
+	Policies     []Policy      `mapstructure:"policies"`
+	Chains       []Chain       `mapstructure:"chains"`
+	Verifiers    []Verifier    `mapstructure:"verifiers"`
+	Kerberos     Kerberos      `mapstructure:"kerberos"`
+	KPOP         KPOP          `mapstructure:"kpop"`
+	GSSAPI       GSSAPI        `mapstructure:"gssapi"`
+	POP3         POP3          `mapstructure:"pop3"`
+	Maildrops    Maildrops     `mapstructure:"maildrops"`
+	Limits       Limits        `mapstructure:"limits"`
+	Log          Log           `mapstructure:"log"`
+
+	file  string
+	lines map[string]int // key path to line
+}
+
+// What a listener speaks.
+const (
+	ProtocolPOP3 = "pop3"
+	ProtocolKPOP = "kpop"
+)
+
+// How a listener uses TLS.
+const (
+	TLSNone     = "none"
+	TLSStart    = "starttls" // the STLS command
+	TLSImplicit = "implicit" // from the first octet
+)
+
+// Where a password may be shown.
+const (
+	PlainTLS     = "tls"
+	PlainTrusted = "trusted"
+)
+
+// Listener is one address that clients connect to.
+type Listener struct {
+	Name        string `mapstructure:"name"`
+	Address     string `mapstructure:"address"`     // host:port; the host may be empty: all addresses
+	Protocol    string `mapstructure:"protocol"`    // pop3 or kpop; pop3 when empty
+	TLS         string `mapstructure:"tls"`         // none, starttls or implicit; none when empty
+	Policy      string `mapstructure:"policy"`      // name of a policy
+	Certificate string `mapstructure:"certificate"` // shown to clients that ask for no name or an unknown one; the first when empty
+}
+
+// Certificate is a certificate chain and its key, both PEM files.
+type Certificate struct {
+	Name string `mapstructure:"name"`
+	Cert string `mapstructure:"cert"` // leaf first
+	Key  string `mapstructure:"key"`
+}
+
+// Policy says which mechanisms a listener offers, and when.
+type Policy struct {
+	Name             string         `mapstructure:"name"`
+	Offers           []string       `mapstructure:"offers"`             // mechanisms, first choice first
+	BeforeTLS        []string       `mapstructure:"before_tls"`         // those usable in the clear; absent means all that do not show a password, [] none
+	Plain            string         `mapstructure:"plain"`              // tls: passwords inside TLS only; trusted: also from the trusted networks; tls when empty
+	Trusted          []netip.Prefix `mapstructure:"trusted"`            // networks for plain: trusted
+	Chain            string         `mapstructure:"chain"`              // name of the chain that judges
+	APOPWithPassword bool           `mapstructure:"apop_with_password"` // let a user who has an APOP secret log in with USER and PASS too (against RFC 1939 section 7)
+}
+
+// Chain is verifiers in the order in which they are asked.
+type Chain struct {
+	Name  string `mapstructure:"name"`
+	Steps []Step `mapstructure:"steps"`
+}
+
+// What a chain does after a step that did not vouch.
+const (
+	NextContinue = "continue"
+	NextReturn   = "return"
+)
+
+// Step is one verifier in a chain.
+type Step struct {
+	Use           string        `mapstructure:"use"`            // name of a verifier
+	Timeout       time.Duration `mapstructure:"timeout"`        // zero means the login's own deadline
+	OnReject      string        `mapstructure:"on_reject"`      // continue or return; continue when empty
+	OnUnavailable string        `mapstructure:"on_unavailable"` // continue or return; continue when empty
+}
+
+// Kinds of verifiers.
+const (
+	VerifierFile      = "file"      // users file with hashes and secrets
+	VerifierPrincipal = "principal" // maps Kerberos principals to users
+)
+
+// Verifier is one place that vouches for users. Which keys may be set depends
+// on the type.
+type Verifier struct {
+	Name string `mapstructure:"name"`
+	Type string `mapstructure:"type"` // file or principal
+
+	Path string `mapstructure:"path"` // file: the users file
+
+	LocalRealms []string `mapstructure:"local_realms"` // principal: realms whose one-component names are users
+	Map         []Grant  `mapstructure:"map"`          // principal: explicit grants, asked first
+	Rules       []string `mapstructure:"rules"`        // principal: auth_to_local rules (RULE:[n:fmt](regexp)s/a/b/), first match wins
+	K5Login     string   `mapstructure:"k5login"`      // principal: file of principals that may open a user's mail, %u is the user; none when empty
+	Domains     []string `mapstructure:"domains"`      // principal: mail domains cut from a requested login
+	FoldCase    bool     `mapstructure:"fold_case"`    // principal: compare names as Active Directory does
+}
+
+// Grant lets one principal open the mail of some users.
+type Grant struct {
+	Principal string   `mapstructure:"principal"` // name@REALM, with \/ and \@ inside a component
+	Users     []string `mapstructure:"users"`     // the first is meant when the client names none
+}
+
+// Where the replay cache is kept.
+const ReplayMemory = "memory"
+
+// Kerberos is how tickets are accepted, for KPOP and GSSAPI alike.
+type Kerberos struct {
+	Keytab         string        `mapstructure:"keytab"`          // file; Kerberos is off when empty
+	Services       []string      `mapstructure:"services"`        // first components of service principals; pop and pop3 when empty
+	Hosts          []string      `mapstructure:"hosts"`           // second components; any that the keytab has a key for when empty
+	ClockSkew      time.Duration `mapstructure:"clock_skew"`      // allowed difference to the client's clock
+	Enctypes       []string      `mapstructure:"enctypes"`        // the four AES ones when empty; rc4-hmac must be named
+	ReplayCache    string        `mapstructure:"replay_cache"`    // file that outlives a restart, or "memory"
+	KeytabReload   time.Duration `mapstructure:"keytab_reload"`   // how often a changed keytab is looked for; zero means on SIGHUP only
+	CheckAddresses bool          `mapstructure:"check_addresses"` // compare addresses in tickets that hold any
+}
+
+// KPOP is the exchange before the greeting of a kpop listener.
+type KPOP struct {
+	AppVersions      []string      `mapstructure:"app_versions"`      // application versions that clients may send; KPOPV1.0 when empty, "*" any
+	HandshakeTimeout time.Duration `mapstructure:"handshake_timeout"` // for the whole exchange
+	RequireMutual    bool          `mapstructure:"require_mutual"`    // refuse clients that do not ask the server to prove itself
+}
+
+// GSSAPI is the SASL mechanism (RFC 4752).
+type GSSAPI struct {
+	Layers         []string `mapstructure:"layers"`          // none, integrity, privacy; none when empty
+	ChannelBinding string   `mapstructure:"channel_binding"` // off, allow or require; allow when empty
+}
+
+// POP3 is what sessions on all listeners have in common.
+type POP3 struct {
+	Hostname    string `mapstructure:"hostname"`     // in the APOP timestamp; the machine's name when empty
+	LenientUTF8 bool   `mapstructure:"lenient_utf8"` // answer UTF8 after login with +OK, as Outlook needs (against RFC 6856 section 2)
+}
+
+// StoreMaildir is the one kind of store.
+const StoreMaildir = "maildir"
+
+// Maildrops is where mail is.
+type Maildrops struct {
+	Type string `mapstructure:"type"` // maildir; maildir when empty
+	Root string `mapstructure:"root"` // directory that holds every maildrop
+	Path string `mapstructure:"path"` // of one maildrop below the root, {user} is the user
+}
+
+// Limits bounds what clients can use up.
+type Limits struct {
+	Connections  int           `mapstructure:"connections"`   // at once, all listeners; zero means as many as file descriptors allow
+	PerAddress   int           `mapstructure:"per_address"`   // at once from one IPv4 address or IPv6 /64; zero means no limit
+	PreAuth      int           `mapstructure:"pre_auth"`      // at once not logged in; a newcomer replaces the oldest; zero means no limit
+	LoginTimeout time.Duration `mapstructure:"login_timeout"` // from greeting to login, in all
+	IdleTimeout  time.Duration `mapstructure:"idle_timeout"`  // between commands; RFC 1939 section 3 asks for 10 min at least
+	WriteTimeout time.Duration `mapstructure:"write_timeout"` // for the next octets of a reply to be taken by the client
+	DrainTimeout time.Duration `mapstructure:"drain_timeout"` // for downloads under way when the server stops
+	Failures     int           `mapstructure:"failures"`      // refused logins before the connection is closed
+}
+
+// Log is what is told on standard error.
+type Log struct {
+	Level  string `mapstructure:"level"`  // debug, info, warn or error
+	Format string `mapstructure:"format"` // text or json
+}
+
+// Default is every value that an absent key has.
+func Default() Config {
+	return Config{
+		Kerberos: Kerberos{
+			ClockSkew:    5 * time.Minute, // what every Kerberos implementation allows
+			ReplayCache:  ReplayMemory,
+			KeytabReload: 30 * time.Second,
+		},
+		KPOP:   KPOP{HandshakeTimeout: 30 * time.Second},
+		GSSAPI: GSSAPI{ChannelBinding: "allow"},
+		Maildrops: Maildrops{
+			Type: StoreMaildir,
+			Path: "{user}",
+		},
+		Limits: Limits{
+			PerAddress:   256,
+			PreAuth:      1024,
+			LoginTimeout: time.Minute,
+			IdleTimeout:  10 * time.Minute,
+			WriteTimeout: time.Minute,
+			DrainTimeout: 30 * time.Second,
+			Failures:     3,
+		},
+		Log: Log{Level: "info", Format: "text"},
+	}
+}
+
+// File is the path that the configuration was read from.
+func (c *Config) File() string { return c.file }

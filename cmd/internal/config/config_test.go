@@ -1,0 +1,167 @@
+package config
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const good = `listeners:
+  - {name: pop3, address: ":110", tls: starttls, policy: internet}
+  - {name: kpop, address: ":1109", protocol: kpop, policy: campus}
+certificates:
+  - {name: mail, cert: mail.crt, key: /etc/mail.key}
+policies:
+  - {name: internet, offers: [GSSAPI, CRAM-MD5, PLAIN], chain: staff}
+  - {name: campus, offers: [KPOP], chain: staff}
+chains:
+  - name: staff
+    steps:
+      - {use: local, timeout: 3s, on_reject: continue}
+      - {use: tickets}
+verifiers:
+  - {name: local, type: file, path: users}
+  - {name: tickets, type: principal, local_realms: [Demo.TEST]}
+kerberos: {keytab: pop.keytab, replay_cache: replay}
+maildrops: {root: mail}
+limits: {idle_timeout: 15m}
+`
+
+func TestParse(t *testing.T) {
+	t.Parallel()
+	c, err := Parse("/etc/kpopd/kpopd.yaml", []byte(good))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default().Limits
+	want.IdleTimeout = 15 * time.Minute
+	if diff := cmp.Diff(want, c.Limits); diff != "" {
+		t.Error("limits (-want +got):", diff)
+	}
+	for what, pair := range map[string][2]any{
+		"case of a realm":      {"Demo.TEST", c.Verifiers[1].LocalRealms[0]},
+		"relative certificate": {"/etc/kpopd/mail.crt", c.Certificates[0].Cert},
+		"absolute key":         {"/etc/mail.key", c.Certificates[0].Key},
+		"relative keytab":      {"/etc/kpopd/pop.keytab", c.Kerberos.Keytab},
+		"duration":             {3 * time.Second, c.Chains[0].Steps[0].Timeout},
+		"absent before_tls":    {true, c.Policies[0].BeforeTLS == nil},
+	} {
+		if pair[0] != pair[1] {
+			t.Errorf("%s: got %v, want %v", what, pair[1], pair[0])
+		}
+	}
+}
+
+// A list that is there and empty says more than one that is absent.
+func TestEmptyBeforeTLS(t *testing.T) {
+	t.Parallel()
+	c, err := Parse("x.yaml", []byte(strings.Replace(good, "[GSSAPI, CRAM-MD5, PLAIN],", "[GSSAPI], before_tls: [],", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b := c.Policies[0].BeforeTLS; b == nil || len(b) != 0 {
+		t.Errorf("before_tls: [] is %#v", b)
+	}
+}
+
+func TestProblems(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ name, old, new, want string }{
+		{"misspelt key", "address: \":110\"", "addres: \":110\"", `k.yaml:2: listeners[0].addres: unknown key; did you mean "address"?`},
+		{"key in another case", "address: \":110\"", "Address: \":110\"", `k.yaml:2: listeners[0].Address: unknown key; did you mean "address"?`},
+		{"unknown section", "maildrops:", "mailbox:", `k.yaml:18: mailbox: unknown key`},
+		{"key given twice", "tls: starttls,", "tls: starttls, tls: none,", `k.yaml:2: listeners[0].tls: the key is already set in line 2`},
+		{"list that is none", "limits: {", "chains: {name: x}\nlimits: {", `k.yaml:19: chains: the key is already set in line 9`},
+		{"scalar for a section", "limits: {idle_timeout: 15m}", "limits: 3", `k.yaml:19: limits: must be a set of keys`},
+		{"policy that is not there", "policy: campus", "policy: campas", `k.yaml:3: listeners[1].policy: no policy is named "campas"; did you mean "campus"?`},
+		{"policy nobody uses", "policy: internet", "policy: campus", `k.yaml:7: policies[0]: no listener uses policy "internet"; remove it or name it in a listener`},
+		{"two of a name", "name: campus", "name: internet", `k.yaml:8: policies[1].name: "internet" is already the name of policies[0]; choose another`},
+		{"duration without unit", "timeout: 3s", "timeout: 3", `k.yaml:12: chains[0].steps[0].timeout: "3" is no duration; write a number with a unit: 90s, 10m, 1h30m`},
+		{"starttls without certificate", "  - {name: mail, cert: mail.crt, key: /etc/mail.key}", "  []", `k.yaml:2: listeners[0].tls: starttls needs a certificate; add one to certificates`},
+		{"password in the clear", "tls: starttls, ", "", `k.yaml:2: listeners[0].policy: policy "internet" offers PLAIN, which shows a password, and the listener never has TLS; set tls: starttls or implicit, or plain: trusted in the policy`},
+		{"trusted nobody", "CRAM-MD5, PLAIN],", "CRAM-MD5, PLAIN], plain: trusted,", `k.yaml:7: policies[0].trusted: plain: trusted needs the networks that are trusted`},
+		{"bad network", "CRAM-MD5, PLAIN],", "CRAM-MD5, PLAIN], plain: trusted, trusted: [10.0.0.0],", `k.yaml:7: policies[0].trusted[0]: `},
+		{"mechanism nobody judges", "      - {use: local, timeout: 3s, on_reject: continue}\n", "", `k.yaml:7: policies[0].offers[1]: no step of chain "staff" can judge CRAM-MD5; add a verifier of type file`},
+		{"unknown mechanism", "CRAM-MD5", "CRAMMD5", `k.yaml:7: policies[0].offers[1]: no mechanism is named "CRAMMD5"; did you mean "CRAM-MD5"?`},
+		{"kpop without keytab", "keytab: pop.keytab, ", "", `k.yaml:17: kerberos.keytab: missing; a kpop listener needs the service's keytab`},
+		{"kpop listener without KPOP", "policy: campus", "policy: internet", `k.yaml:3: listeners[1].policy: policy "internet" does not offer KPOP, the only mechanism of a kpop listener`},
+		{"kpop inside TLS", "protocol: kpop,", "protocol: kpop, tls: implicit,", `k.yaml:3: listeners[1].tls: a kpop client speaks before any TLS could begin; write starttls or none`},
+		{"single DES", "replay_cache: replay", "enctypes: [des-cbc-crc]", `k.yaml:17: kerberos.enctypes[0]: enctype "des-cbc-crc" is not known or too weak`},
+		{"before_tls that is not offered", "offers: [KPOP],", "offers: [KPOP], before_tls: [GSSAPI],", `k.yaml:8: policies[1].before_tls[0]: GSSAPI is not in the policy's offers`},
+		{"no root", "root: mail", "", `k.yaml:18: maildrops.root: missing; name the directory that holds the maildrops`},
+		{"verifier nobody asks", "{use: tickets}", "{use: local}", `k.yaml:16: verifiers[1]: no chain uses verifier "tickets"; remove it or name it in a step`},
+		{"negative limit", "{idle_timeout: 15m}", "{pre_auth: -1}", `k.yaml:19: limits.pre_auth: -1 is out of range; zero means no limit of its own`},
+		{"no YAML", "listeners:", "\tlisteners:", `k.yaml: yaml: `},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			if !strings.Contains(good, c.old) {
+				t.Fatalf("%q is not in the good configuration", c.old)
+			}
+			_, err := Parse("k.yaml", []byte(strings.Replace(good, c.old, c.new, 1)))
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			if !strings.Contains("\n"+err.Error(), "\n"+c.want) {
+				t.Errorf("got:\n%v\nwant a line that begins with:\n%s", err, c.want)
+			}
+		})
+	}
+}
+
+func TestAllProblemsAtOnce(t *testing.T) {
+	t.Parallel()
+	text := strings.NewReplacer("policy: campus", "policy: x", "root: mail", "type: mbox", "timeout: 3s", "timeout: -3s").Replace(good)
+	_, err := Parse("k.yaml", []byte(text))
+	if got := strings.Split(fmt.Sprint(err), "\n"); len(got) != 5 {
+		t.Errorf("got %d problems, want 5:\n%v", len(got), err)
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ name, old, new, want string }{
+		{"kpop on all addresses", "", "", "listeners[1].address"},
+		{"kpop on loopback", `":1109"`, `"[::1]:1109"`, ""},
+		{"kpop on localhost", `":1109"`, `"localhost:1109"`, ""},
+		{"short idle time", "15m", "1m", "listeners[1].address limits.idle_timeout"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			cfg, err := Parse("k.yaml", []byte(strings.Replace(good, c.old, c.new, 1)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var keys []string
+			for _, w := range cfg.Warnings() {
+				keys = append(keys, w.Key)
+			}
+			if got := strings.Join(keys, " "); got != c.want {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	t.Setenv("KPOPD_LOG_LEVEL", "debug")
+	t.Setenv("KPOPD_LIMITS_IDLE_TIMEOUT", "20m")
+	c, err := Parse("k.yaml", []byte(good))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Log.Level != "debug" || c.Limits.IdleTimeout != 20*time.Minute {
+		t.Errorf("got %q and %v from the environment", c.Log.Level, c.Limits.IdleTimeout)
+	}
+}
+
+func TestLoadMissing(t *testing.T) {
+	t.Parallel()
+	if _, err := Load(filepath.Join(t.TempDir(), "none.yaml")); err == nil {
+		t.Error("loaded a file that is not there")
+	}
+}

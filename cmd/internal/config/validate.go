@@ -1,0 +1,399 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// mechanism is what validation needs to know of a mechanism.
+type mechanism struct {
+	name      string
+	plaintext bool   // shows the server a password
+	kerberos  bool   // needs the keytab
+	verifiers string // the one type of verifier that can judge it
+}
+
+var mechanisms = []mechanism{
+	{"KPOP", false, true, VerifierPrincipal},
+	{"GSSAPI", false, true, VerifierPrincipal},
+	{"CRAM-MD5", false, false, VerifierFile},
+	{"APOP", false, false, VerifierFile},
+	{"PLAIN", true, false, VerifierFile},
+	{"LOGIN", true, false, VerifierFile},
+	{"USER", true, false, VerifierFile},
+}
+
+func mechanismNamed(name string) (mechanism, bool) {
+	i := slices.IndexFunc(mechanisms, func(m mechanism) bool { return m.name == name })
+	if i < 0 {
+		return mechanism{}, false
+	}
+	return mechanisms[i], true
+}
+
+func mechanismNames() []string {
+	names := make([]string, len(mechanisms))
+	for i, m := range mechanisms {
+		names[i] = m.name
+	}
+	return names
+}
+
+func (c *Config) validate() error {
+	p := &problems{c: c}
+	if len(c.Listeners) == 0 {
+		p.add("listeners", "nothing to listen on; name at least one listener")
+	}
+	unique(p, "listeners", c.Listeners, func(l Listener) string { return l.Name })
+	unique(p, "certificates", c.Certificates, func(x Certificate) string { return x.Name })
+	unique(p, "policies", c.Policies, func(x Policy) string { return x.Name })
+	unique(p, "chains", c.Chains, func(x Chain) string { return x.Name })
+	unique(p, "verifiers", c.Verifiers, func(x Verifier) string { return x.Name })
+	for i, l := range c.Listeners {
+		p.listener(fmt.Sprintf("listeners[%d]", i), l)
+	}
+	for i, x := range c.Certificates {
+		at := fmt.Sprintf("certificates[%d]", i)
+		p.need(at+".cert", x.Cert, "the PEM file of the certificate chain")
+		p.need(at+".key", x.Key, "the PEM file of its key")
+	}
+	for i, x := range c.Policies {
+		p.policy(fmt.Sprintf("policies[%d]", i), x)
+	}
+	for i, x := range c.Chains {
+		p.chain(fmt.Sprintf("chains[%d]", i), x)
+	}
+	for i, x := range c.Verifiers {
+		p.verifier(fmt.Sprintf("verifiers[%d]", i), x)
+	}
+	p.kerberos(c.Kerberos)
+	p.rest()
+	return p.err()
+}
+
+// unique wants every element of a list to have a name of its own.
+func unique[T any](p *problems, list string, all []T, name func(T) string) {
+	first := map[string]int{}
+	for i, x := range all {
+		key, n := fmt.Sprintf("%s[%d].name", list, i), name(x)
+		if n == "" {
+			p.add(key, "missing; give it a name")
+			continue
+		}
+		if j, taken := first[n]; taken {
+			p.add(key, "%q is already the name of %s[%d]; choose another", n, list, j)
+			continue
+		}
+		first[n] = i
+	}
+}
+
+// refer wants name to be one of a list.
+func refer[T any](p *problems, key, what, value string, all []T, name func(T) string) (x T, ok bool) {
+	if value == "" {
+		p.add(key, "missing; name a %s", what)
+		return x, false
+	}
+	names := make([]string, len(all))
+	for i, x := range all {
+		if names[i] = name(x); names[i] == value {
+			return x, true
+		}
+	}
+	p.add(key, "no %s is named %q%s", what, value, suggest(value, names))
+	return x, false
+}
+
+func (p *problems) need(key, value, what string) {
+	if value == "" {
+		p.add(key, "missing; name %s", what)
+	}
+}
+
+// oneOf wants value to be one of words, or empty.
+func (p *problems) oneOf(key, value string, words ...string) {
+	if value != "" && !slices.Contains(words, value) {
+		p.add(key, "%q is not known; write %s%s", value, strings.Join(words, ", "), suggest(value, words))
+	}
+}
+
+func (p *problems) listener(at string, l Listener) {
+	p.oneOf(at+".protocol", l.Protocol, ProtocolPOP3, ProtocolKPOP)
+	p.oneOf(at+".tls", l.TLS, TLSNone, TLSStart, TLSImplicit)
+	if _, _, err := net.SplitHostPort(l.Address); err != nil {
+		p.add(at+".address", "%q is no address; write host:port or :port", l.Address)
+	}
+	for j, other := range p.c.Listeners {
+		if _, port, _ := net.SplitHostPort(l.Address); other.Address == l.Address && port != "0" && other.Name != l.Name {
+			p.add(at+".address", "%s is also the address of listeners[%d]; choose another", l.Address, j)
+			break
+		}
+	}
+	if l.UsesTLS() && len(p.c.Certificates) == 0 {
+		p.add(at+".tls", "%s needs a certificate; add one to certificates", l.TLS)
+	}
+	if l.Certificate != "" {
+		refer(p, at+".certificate", "certificate", l.Certificate, p.c.Certificates, func(x Certificate) string { return x.Name })
+	}
+	x, ok := refer(p, at+".policy", "policy", l.Policy, p.c.Policies, func(x Policy) string { return x.Name })
+	if ok {
+		p.listenerPolicy(at, l, x)
+	}
+}
+
+// listenerPolicy refuses a policy that offers what the listener can never do.
+func (p *problems) listenerPolicy(at string, l Listener, x Policy) {
+	if l.KPOP() {
+		if l.TLS == TLSImplicit {
+			p.add(at+".tls", "a kpop client speaks before any TLS could begin; write starttls or none")
+		}
+		if !slices.Contains(x.Offers, "KPOP") {
+			p.add(at+".policy", "policy %q does not offer KPOP, the only mechanism of a kpop listener", x.Name)
+		}
+		return
+	}
+	usable := 0
+	for _, name := range x.Offers {
+		m, _ := mechanismNamed(name)
+		switch {
+		case name == "KPOP":
+		case m.plaintext && !l.UsesTLS() && x.Plain != PlainTrusted:
+			p.add(at+".policy", "policy %q offers %s, which shows a password, and the listener never has TLS; "+
+				"set tls: starttls or implicit, or plain: trusted in the policy", x.Name, name)
+		default:
+			usable++
+		}
+	}
+	if usable == 0 {
+		p.add(at+".policy", "policy %q offers nothing that a client of this listener could use", x.Name)
+	}
+}
+
+func (p *problems) policy(at string, x Policy) {
+	if !slices.ContainsFunc(p.c.Listeners, func(l Listener) bool { return l.Policy == x.Name }) {
+		p.add(at, "no listener uses policy %q; remove it or name it in a listener", x.Name)
+	}
+	p.oneOf(at+".plain", x.Plain, PlainTLS, PlainTrusted)
+	if x.Plain == PlainTrusted && len(x.Trusted) == 0 {
+		p.add(at+".trusted", "plain: trusted needs the networks that are trusted")
+	}
+	if x.Plain != PlainTrusted && len(x.Trusted) > 0 {
+		p.add(at+".trusted", "has no effect without plain: trusted")
+	}
+	if len(x.Offers) == 0 {
+		p.add(at+".offers", "offers nothing; list mechanisms, of %s", strings.Join(mechanismNames(), ", "))
+	}
+	chain, ok := refer(p, at+".chain", "chain", x.Chain, p.c.Chains, func(x Chain) string { return x.Name })
+	for i, name := range x.Offers {
+		key := fmt.Sprintf("%s.offers[%d]", at, i)
+		m, known := mechanismNamed(name)
+		switch {
+		case !known:
+			p.add(key, "no mechanism is named %q%s", name, suggest(name, mechanismNames()))
+		case slices.Index(x.Offers, name) < i:
+			p.add(key, "%s is offered twice", name)
+		case m.kerberos && p.c.Kerberos.Keytab == "":
+			p.add(key, "%s needs a keytab; set kerberos.keytab", name)
+		case ok && !p.c.judges(chain, m.verifiers):
+			p.add(key, "no step of chain %q can judge %s; add a verifier of type %s", chain.Name, name, m.verifiers)
+		}
+	}
+	for i, name := range x.BeforeTLS {
+		key := fmt.Sprintf("%s.before_tls[%d]", at, i)
+		m, _ := mechanismNamed(name)
+		switch {
+		case !slices.Contains(x.Offers, name):
+			p.add(key, "%s is not in the policy's offers%s", name, suggest(name, x.Offers))
+		case m.plaintext && x.Plain != PlainTrusted:
+			p.add(key, "%s shows a password; it is possible before TLS with plain: trusted only", name)
+		}
+	}
+}
+
+// judges reports whether a chain has a step of a type of verifier.
+func (c *Config) judges(x Chain, verifier string) bool {
+	return slices.ContainsFunc(x.Steps, func(s Step) bool {
+		return slices.ContainsFunc(c.Verifiers, func(v Verifier) bool { return v.Name == s.Use && v.Type == verifier })
+	})
+}
+
+func (p *problems) chain(at string, x Chain) {
+	if !slices.ContainsFunc(p.c.Policies, func(y Policy) bool { return y.Chain == x.Name }) {
+		p.add(at, "no policy uses chain %q; remove it or name it in a policy", x.Name)
+	}
+	if len(x.Steps) == 0 {
+		p.add(at+".steps", "has no steps; add one with use: and the name of a verifier")
+	}
+	for i, s := range x.Steps {
+		key := fmt.Sprintf("%s.steps[%d]", at, i)
+		refer(p, key+".use", "verifier", s.Use, p.c.Verifiers, func(v Verifier) string { return v.Name })
+		p.oneOf(key+".on_reject", s.OnReject, NextContinue, NextReturn)
+		p.oneOf(key+".on_unavailable", s.OnUnavailable, NextContinue, NextReturn)
+		p.notNegative(key+".timeout", s.Timeout)
+	}
+}
+
+func (p *problems) verifier(at string, v Verifier) {
+	used := slices.ContainsFunc(p.c.Chains, func(x Chain) bool {
+		return slices.ContainsFunc(x.Steps, func(s Step) bool { return s.Use == v.Name })
+	})
+	if !used {
+		p.add(at, "no chain uses verifier %q; remove it or name it in a step", v.Name)
+	}
+	switch v.Type {
+	case VerifierFile:
+		p.need(at+".path", v.Path, "the users file")
+		if v.LocalRealms != nil || v.Map != nil || v.Rules != nil || v.K5Login != "" || v.Domains != nil || v.FoldCase {
+			p.add(at, "type file takes path only; the other keys belong to type principal")
+		}
+	case VerifierPrincipal:
+		if v.Path != "" {
+			p.add(at+".path", "type principal has no path; it belongs to type file")
+		}
+		if len(v.LocalRealms)+len(v.Map)+len(v.Rules) == 0 && v.K5Login == "" {
+			p.add(at, "maps nobody; set local_realms, map, rules or k5login")
+		}
+		for i, g := range v.Map {
+			key := fmt.Sprintf("%s.map[%d]", at, i)
+			p.need(key+".principal", g.Principal, "a principal: name@REALM")
+			if len(g.Users) == 0 {
+				p.add(key+".users", "missing; list the users whose mail the principal may open")
+			}
+		}
+	case "":
+		p.add(at+".type", "missing; write file or principal")
+	default:
+		p.oneOf(at+".type", v.Type, VerifierFile, VerifierPrincipal)
+	}
+}
+
+// enctypes by the names that krb5.conf(5) uses, with their numbers.
+var enctypes = map[string]int32{
+	"aes128-cts-hmac-sha1-96": 17, "aes128-cts": 17, "aes128-sha1": 17,
+	"aes256-cts-hmac-sha1-96": 18, "aes256-cts": 18, "aes256-sha1": 18,
+	"aes128-cts-hmac-sha256-128": 19, "aes128-sha2": 19,
+	"aes256-cts-hmac-sha384-192": 20, "aes256-sha2": 20,
+	"rc4-hmac": 23, "arcfour-hmac": 23,
+}
+
+// EnctypeNumbers is Enctypes as numbers of RFC 3961.
+func (k *Kerberos) EnctypeNumbers() []int32 {
+	var ns []int32
+	for _, name := range k.Enctypes {
+		ns = append(ns, enctypes[name])
+	}
+	return ns
+}
+
+func (p *problems) kerberos(k Kerberos) {
+	for i, name := range k.Enctypes {
+		if _, ok := enctypes[name]; ok {
+			continue
+		}
+		known := make([]string, 0, len(enctypes))
+		for n := range enctypes {
+			known = append(known, n)
+		}
+		slices.Sort(known)
+		p.add(fmt.Sprintf("kerberos.enctypes[%d]", i), "enctype %q is not known or too weak%s", name, suggest(name, known))
+	}
+	p.notNegative("kerberos.keytab_reload", k.KeytabReload)
+	if k.ClockSkew <= 0 || k.ClockSkew > time.Hour {
+		p.add("kerberos.clock_skew", "%v is out of range; 5m is usual, 1h the most", k.ClockSkew)
+	}
+	if k.Keytab != "" && k.ReplayCache == "" {
+		p.add("kerberos.replay_cache", "missing; name a file that outlives a restart, or write memory")
+	}
+	if k.Keytab == "" && slices.ContainsFunc(p.c.Listeners, Listener.KPOP) {
+		p.add("kerberos.keytab", "missing; a kpop listener needs the service's keytab")
+	}
+}
+
+func (p *problems) rest() {
+	c := p.c
+	positive := func(key string, d time.Duration) {
+		if d <= 0 {
+			p.add(key, "%v is out of range; it must be more than zero", d)
+		}
+	}
+	positive("kpop.handshake_timeout", c.KPOP.HandshakeTimeout)
+	positive("limits.login_timeout", c.Limits.LoginTimeout)
+	positive("limits.idle_timeout", c.Limits.IdleTimeout)
+	positive("limits.write_timeout", c.Limits.WriteTimeout)
+	positive("limits.drain_timeout", c.Limits.DrainTimeout)
+	for key, n := range map[string]int{
+		"limits.connections": c.Limits.Connections,
+		"limits.per_address": c.Limits.PerAddress,
+		"limits.pre_auth":    c.Limits.PreAuth,
+	} {
+		if n < 0 {
+			p.add(key, "%d is out of range; zero means no limit of its own", n)
+		}
+	}
+	if c.Limits.Failures < 1 {
+		p.add("limits.failures", "%d is out of range; at least 1", c.Limits.Failures)
+	}
+	for i, l := range c.GSSAPI.Layers {
+		p.oneOf(fmt.Sprintf("gssapi.layers[%d]", i), l, "none", "integrity", "privacy")
+	}
+	p.oneOf("gssapi.channel_binding", c.GSSAPI.ChannelBinding, "off", "allow", "require")
+	p.oneOf("maildrops.type", c.Maildrops.Type, StoreMaildir)
+	p.need("maildrops.root", c.Maildrops.Root, "the directory that holds the maildrops")
+	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	p.oneOf("log.format", c.Log.Format, "text", "json")
+}
+
+func (p *problems) notNegative(key string, d time.Duration) {
+	if d < 0 {
+		p.add(key, "%v is out of range; it must not be negative", d)
+	}
+}
+
+// KPOP reports whether clients begin with a ticket.
+func (l Listener) KPOP() bool { return l.Protocol == ProtocolKPOP }
+
+// UsesTLS reports whether a client can have TLS.
+func (l Listener) UsesTLS() bool { return l.TLS == TLSStart || l.TLS == TLSImplicit }
+
+// inTheClear reports whether the listener speaks KPOP to more than this
+// machine: what follows the ticket is not encrypted.
+func (l Listener) inTheClear() bool {
+	host, _, _ := net.SplitHostPort(l.Address)
+	a, err := netip.ParseAddr(host)
+	return l.KPOP() && host != "localhost" && (err != nil || !a.IsLoopback())
+}
+
+// Warnings are settings that work and that their owner should know about.
+func (c *Config) Warnings() []*Problem {
+	p := &problems{c: c}
+	for i, l := range c.Listeners {
+		if l.inTheClear() {
+			p.add(fmt.Sprintf("listeners[%d].address", i), "KPOP proves who the client is and encrypts nothing: "+
+				"mail on %s can be read and changed on its way; keep it to trusted networks", l.Address)
+		}
+	}
+	for i, x := range c.Policies {
+		if x.Plain == PlainTrusted {
+			p.add(fmt.Sprintf("policies[%d].plain", i), "passwords from the trusted networks travel in the clear")
+		}
+		if x.APOPWithPassword {
+			p.add(fmt.Sprintf("policies[%d].apop_with_password", i), "users with an APOP secret may log in with a password too, against RFC 1939 section 7")
+		}
+	}
+	if c.Kerberos.Keytab != "" && c.Kerberos.ReplayCache == ReplayMemory {
+		p.add("kerberos.replay_cache", "kept in memory: for %v after a restart a ticket seen on the wire can be replayed; name a file", 2*c.Kerberos.ClockSkew)
+	}
+	for i, name := range c.Kerberos.Enctypes {
+		if enctypes[name] == 23 {
+			p.add(fmt.Sprintf("kerberos.enctypes[%d]", i), "%s can be broken by brute force", name)
+		}
+	}
+	if c.Limits.IdleTimeout < 10*time.Minute {
+		p.add("limits.idle_timeout", "%v is less than the 10 min of RFC 1939 section 3", c.Limits.IdleTimeout)
+	}
+	return p.list
+}
