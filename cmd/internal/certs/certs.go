@@ -1,0 +1,265 @@
+// Package certs serves TLS with certificates from files that may change while
+// the server runs.
+//
+// It knows nothing of POP3 but its ALPN name.
+//
+// # Design notes
+//
+// A handshake reads one atomic pointer. A reload builds a whole new set, with
+// new session ticket keys, and swaps it; sessions keep what they have. When a
+// file is broken the old set stays.
+//
+// Nothing is remembered for a server name that a client sends.
+package certs
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/sha512"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"hash"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// HandshakeTimeout is how long a client may take for a handshake.
+const HandshakeTimeout = 10 * time.Second
+
+// File names a certificate chain, leaf first, and its key; both are PEM.
+type File struct {
+	Cert, Key string
+}
+
+// Store is certificates that TLS connections are served with.
+type Store struct {
+	files   []File
+	current atomic.Pointer[set]
+}
+
+// set is the certificates of one reading of the files. It is only read.
+type set struct {
+	config *tls.Config
+	certs  []*tls.Certificate
+	names  map[string][]*tls.Certificate // lower case; wildcards as "*.example.org"
+	pems   []byte                        // what was read, to see changes
+}
+
+// New reads the files. The first certificate is shown to clients that ask for
+// no name or for an unknown one.
+func New(files []File) (*Store, error) {
+	if len(files) == 0 {
+		return nil, errors.New("no certificates")
+	}
+	s := &Store{files: files}
+	if _, err := s.Reload(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Reload reads the files again. It reports whether they have changed. On an
+// error the certificates in use stay.
+func (s *Store) Reload() (changed bool, err error) {
+	next := &set{names: map[string][]*tls.Certificate{}}
+	for _, f := range s.files {
+		if err := next.add(f); err != nil {
+			return false, err
+		}
+	}
+	if old := s.current.Load(); old != nil && bytes.Equal(old.pems, next.pems) {
+		return false, nil
+	}
+	next.config = next.newConfig()
+	s.current.Store(next)
+	return true, nil
+}
+
+// Watch reloads every interval until ctx is done.
+func (s *Store) Watch(ctx context.Context, interval time.Duration, log *slog.Logger) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		switch changed, err := s.Reload(); {
+		case err != nil:
+			log.Error("certificates not reloaded", "err", err)
+		case changed:
+			log.Info("certificates reloaded", "first", s.files[0].Cert)
+		}
+	}
+}
+
+func (n *set) add(f File) error {
+	certPEM, err := os.ReadFile(f.Cert)
+	if err != nil {
+		return fmt.Errorf("read certificate: %w", err)
+	}
+	keyPEM, err := os.ReadFile(f.Key)
+	if err != nil {
+		return fmt.Errorf("read key: %w", err)
+	}
+	defer clear(keyPEM)
+	c, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		return fmt.Errorf("certificate %s with key %s: %w", f.Cert, f.Key, err)
+	}
+	if err := strong(c.Leaf); err != nil {
+		return fmt.Errorf("certificate %s: %w", f.Cert, err)
+	}
+	n.certs = append(n.certs, &c)
+	for _, name := range c.Leaf.DNSNames {
+		name = strings.ToLower(name)
+		n.names[name] = append(n.names[name], &c)
+	}
+	// a renewed certificate has other octets; a key is changed together with
+	// its certificate, which holds the public half
+	n.pems = append(n.pems, certPEM...)
+	return nil
+}
+
+// strong refuses keys below RFC 9325 section 4.5: RSA of 2048 bits, P-256.
+func strong(leaf *x509.Certificate) error {
+	switch k := leaf.PublicKey.(type) {
+	case *rsa.PublicKey:
+		if k.N.BitLen() < 2048 {
+			return fmt.Errorf("RSA key of %d bits is too short; 2048 at least", k.N.BitLen())
+		}
+	case *ecdsa.PublicKey:
+		if bits := k.Curve.Params().BitSize; bits < 256 {
+			return fmt.Errorf("ECDSA key of %d bits is too short; 256 at least", bits)
+		}
+	case ed25519.PublicKey:
+	default:
+		return fmt.Errorf("keys of type %T are not served", k)
+	}
+	return nil
+}
+
+func (n *set) newConfig() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12, // RFC 8996 section 5
+		// for TLS 1.2: ECDHE and AEAD only (RFC 9325 section 4.2); those of
+		// TLS 1.3 are not chosen
+		CipherSuites: []uint16{
+			tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+			tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+			tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+			tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+			tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+			tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+		},
+		// a client that lists protocols must list ours: whoever wanted to
+		// speak HTTP is turned away (RFC 7301 section 3.2)
+		NextProtos:     []string{"pop3"},
+		ClientAuth:     tls.NoClientCert,
+		GetCertificate: n.choose,
+	}
+}
+
+// choose picks by server name, then by what the client can verify.
+func (n *set) choose(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	c := n.pick(h)
+	if r, ok := h.Conn.(*record); ok {
+		r.cert = c
+	}
+	return c, nil
+}
+
+func (n *set) pick(h *tls.ClientHelloInfo) *tls.Certificate {
+	for _, list := range [...][]*tls.Certificate{n.named(h.ServerName), n.certs} {
+		for _, c := range list {
+			if h.SupportsCertificate(c) == nil {
+				return c
+			}
+		}
+	}
+	return n.certs[0]
+}
+
+func (n *set) named(name string) []*tls.Certificate {
+	name = strings.ToLower(strings.TrimSuffix(name, "."))
+	if list := n.names[name]; list != nil {
+		return list
+	}
+	if _, parent, ok := strings.Cut(name, "."); ok {
+		return n.names["*."+parent]
+	}
+	return nil
+}
+
+// record is the connection below TLS; it keeps which certificate was shown.
+type record struct {
+	net.Conn
+	cert *tls.Certificate
+}
+
+// Server does the server's side of a handshake on c. endPoint is the hash of
+// the certificate that the client was shown, for the channel binding
+// tls-server-end-point (RFC 5929 section 4.1).
+func (s *Store) Server(ctx context.Context, c net.Conn) (tc *tls.Conn, endPoint []byte, err error) {
+	ctx, cancel := context.WithTimeout(ctx, HandshakeTimeout)
+	defer cancel()
+	n := s.current.Load()
+	r := &record{Conn: c}
+	tc = tls.Server(r, n.config)
+	if err := tc.HandshakeContext(ctx); err != nil {
+		return nil, nil, fmt.Errorf("TLS handshake: %w", err)
+	}
+	shown := r.cert
+	if shown == nil {
+		// A resumed session shows none; the binding is to the one of the first
+		// handshake. It was of this set, as tickets of another do not decrypt,
+		// and of this name.
+		shown = n.resumed(tc.ConnectionState().ServerName)
+	}
+	return tc, endPointHash(shown.Leaf), nil
+}
+
+func (n *set) resumed(name string) *tls.Certificate {
+	if list := n.named(name); list != nil {
+		return list[0]
+	}
+	return n.certs[0]
+}
+
+// endPointHash hashes with the hash of the certificate's signature, with
+// SHA-256 in place of MD5 and SHA-1 and where there is none
+// (RFC 5929 section 4.1).
+func endPointHash(leaf *x509.Certificate) []byte {
+	var h hash.Hash
+	switch leaf.SignatureAlgorithm {
+	case x509.SHA384WithRSA, x509.SHA384WithRSAPSS, x509.ECDSAWithSHA384:
+		h = sha512.New384()
+	case x509.SHA512WithRSA, x509.SHA512WithRSAPSS, x509.ECDSAWithSHA512:
+		h = sha512.New()
+	default:
+		h = sha256.New()
+	}
+	h.Write(leaf.Raw)
+	return h.Sum(nil)
+}
+
+// Leaves are the certificates in use, for warnings about their dates.
+func (s *Store) Leaves() []*x509.Certificate {
+	n := s.current.Load()
+	leaves := make([]*x509.Certificate, len(n.certs))
+	for i, c := range n.certs {
+		leaves[i] = c.Leaf
+	}
+	return leaves
+}
