@@ -25,7 +25,10 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Transport is what is known of a connection before anyone logs in.
@@ -46,6 +49,37 @@ type Principal struct {
 	Realm      string   // of the client, always from the ticket and never from the authenticator
 	Expires    time.Time
 	Ticket     *Ticket
+}
+
+// String is the name as Kerberos writes it, "alice/admin@EXAMPLE": no two
+// principals with a component have the same. A slash, an at-sign or a backslash
+// inside a component has a backslash before it, and what does not print is
+// escaped, so that the text is one line and may stand in a log.
+func (p *Principal) String() string {
+	b := make([]byte, 0, 64)
+	for i, c := range p.Components {
+		if i > 0 {
+			b = append(b, '/')
+		}
+		b = appendQuoted(b, c)
+	}
+	return string(appendQuoted(append(b, '@'), p.Realm))
+}
+
+func appendQuoted(b []byte, s string) []byte {
+	for i, r := range s {
+		switch {
+		case r == '/' || r == '@' || r == '\\':
+			b = append(b, '\\', byte(r))
+		case r == utf8.RuneError && !strings.HasPrefix(s[i:], string(utf8.RuneError)), r < ' ', r == 0x7F:
+			b = fmt.Appendf(b, "\\x%02x", s[i])
+		case !unicode.IsPrint(r):
+			b = fmt.Appendf(b, "\\u{%x}", r)
+		default:
+			b = utf8.AppendRune(b, r)
+		}
+	}
+	return b
 }
 
 // Ticket is what the trace tells of a Kerberos service ticket.
