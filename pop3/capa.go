@@ -1,0 +1,83 @@
+package pop3
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/kpopd/kpopd/authn"
+)
+
+// capa lists what the client may use. What is of use before login stays
+// listed after it (RFC 2449 section 5, RFC 5034 section 3).
+func (s *session) capa(context.Context, args) error {
+	s.ok("Capabilities follow")
+	if line := saslLine(s.offers); line != "" {
+		s.out.str(line)
+	}
+	if s.offered("USER") || s.offered("KPOP") {
+		s.out.str("USER\r\n")
+	}
+	if s.srv.StartTLS != nil && s.t.TLS == nil {
+		s.out.str("STLS\r\n")
+	}
+	s.out.str("TOP\r\nUIDL\r\nPIPELINING\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nUTF8\r\nLANG\r\nIMPLEMENTATION kpopd\r\n.\r\n")
+	return nil
+}
+
+// piece is how much of a CAPA line fetchmail looks at in one go. It misses a
+// name that lies across the end of a piece.
+const piece = 63
+
+// saslLine is the SASL capability with its line end, "" when no mechanism is
+// offered. Names stand in the order of preference, but one that would lie
+// across a piece gives way to one that does not, where there is one.
+func saslLine(offers []authn.Mechanism) string {
+	var names []string
+	for _, m := range offers {
+		if m.Traits()&authn.Command == 0 {
+			names = append(names, m.Name())
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	b.WriteString("SASL")
+	for len(names) > 0 {
+		start := b.Len() + 1
+		i := max(0, slices.IndexFunc(names, func(n string) bool { return start/piece == (start+len(n)-1)/piece }))
+		b.WriteByte(' ')
+		b.WriteString(names[i])
+		names = slices.Delete(names, i, i+1)
+	}
+	b.WriteString("\r\n")
+	return b.String()
+}
+
+// utf8 changes nothing: messages are sent as they are stored in either mode
+// (see the package comment).
+func (s *session) utf8(context.Context, args) error {
+	if s.state == transaction && !s.srv.LenientUTF8 {
+		return errTooLateUTF8
+	}
+	return s.ok("UTF8 enabled")
+}
+
+// lang has one language (RFC 6856 section 3): "i-default" and "*" lead to
+// English too.
+func (s *session) lang(_ context.Context, a args) error {
+	if len(a) == 0 {
+		s.ok("Language listing follows")
+		s.out.str("en English\r\ni-default Default language\r\n.\r\n")
+		return nil
+	}
+	switch {
+	case equalFold("I-DEFAULT", a[0]):
+		return s.ok("i-default Default language")
+	case equalFold("EN", a[0]), string(a[0]) == "*":
+		return s.ok("en English")
+	default:
+		return errNoLanguage
+	}
+}

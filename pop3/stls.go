@@ -1,0 +1,53 @@
+package pop3
+
+import (
+	"context"
+	"errors"
+)
+
+// stls puts TLS on the connection (RFC 2595 section 4). The client's identity
+// from a KPOP ticket stays: it belongs to the connection. What the client said
+// is forgotten: "The server MUST discard any knowledge obtained from the
+// client, such as the argument to USER, which was not obtained from the TLS
+// negotiation itself".
+func (s *session) stls(ctx context.Context, _ args) error {
+	switch {
+	case s.srv.StartTLS == nil:
+		return errNotOffered
+	case s.t.TLS != nil:
+		return errTLSActive
+	case len(s.in.buffered()) > 0:
+		// Sent before the client could know that TLS would start: either it
+		// was put there by someone else, or it is to be taken as such.
+		s.log.WarnContext(ctx, "data after STLS", s.attrs()...)
+		s.close(Refused)
+		return errInjected
+	}
+	s.ok("Begin TLS")
+	if err := s.out.flush(); err != nil {
+		return err
+	}
+	return s.startTLS(ctx)
+}
+
+// startTLS makes the handshake. There is no way back to clear text.
+func (s *session) startTLS(ctx context.Context) error {
+	by := s.loginDeadline()
+	ctx, cancel := context.WithDeadline(ctx, by)
+	defer cancel()
+	s.base.SetWriteDeadline(by)
+	s.armRead(by)
+	tc, endPoint, err := s.srv.StartTLS(ctx, s.conn)
+	if err != nil {
+		return &ending{NoTLS, err}
+	}
+	if tc == nil {
+		return &ending{NoTLS, errors.New("no connection")}
+	}
+	state := tc.ConnectionState()
+	t := *s.t // login attempts made so far keep the one they saw
+	t.TLS, t.EndPoint = &state, endPoint
+	s.conn, s.t, s.username = tc, &t, ""
+	s.offers = s.srv.Backend.Mechanisms(s.t)
+	return nil
+}
