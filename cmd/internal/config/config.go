@@ -121,20 +121,17 @@ type Verifier struct {
 	Name string `mapstructure:"name"`
 	Type string `mapstructure:"type"` // file or principal
 
-	Path string `mapstructure:"path"` // file: the users file
+	Users   string `mapstructure:"users"`   // file: path of logins and password hashes
+	Digests string `mapstructure:"digests"` // file: path of secrets for APOP and CRAM-MD5
+	Hashes  int    `mapstructure:"hashes"`  // file: password hashes computed at once; the number of processors when zero
 
-	LocalRealms []string `mapstructure:"local_realms"` // principal: realms whose one-component names are users
-	Map         []Grant  `mapstructure:"map"`          // principal: explicit grants, asked first
-	Rules       []string `mapstructure:"rules"`        // principal: auth_to_local rules (RULE:[n:fmt](regexp)s/a/b/), first match wins
-	K5Login     string   `mapstructure:"k5login"`      // principal: file of principals that may open a user's mail, %u is the user; none when empty
-	Domains     []string `mapstructure:"domains"`      // principal: mail domains cut from a requested login
-	FoldCase    bool     `mapstructure:"fold_case"`    // principal: compare names as Active Directory does
-}
-
-// Grant lets one principal open the mail of some users.
-type Grant struct {
-	Principal string   `mapstructure:"principal"` // name@REALM, with \/ and \@ inside a component
-	Users     []string `mapstructure:"users"`     // the first is meant when the client names none
+	LocalRealms []string `mapstructure:"local_realms"` // principal: realms whose names of one component are users
+	Map         string   `mapstructure:"map"`          // principal: path of explicit grants, asked first
+	K5Login     string   `mapstructure:"k5login"`      // principal: path of a user's .k5login, %u is the user; none when empty
+	Rules       []string `mapstructure:"rules"`        // principal: auth_to_local rules: "RULE:..." or "DEFAULT"
+	RuleRealms  []string `mapstructure:"rule_realms"`  // principal: realms that the rules are for; local_realms when empty
+	MailDomains []string `mapstructure:"mail_domains"` // principal: "alice@" any of these means alice
+	FoldCase    bool     `mapstructure:"fold_case"`    // principal: names differ in nothing but case (Active Directory)
 }
 
 // Where the replay cache is kept.
@@ -156,7 +153,6 @@ type Kerberos struct {
 type KPOP struct {
 	AppVersions      []string      `mapstructure:"app_versions"`      // application versions that clients may send; KPOPV1.0 when empty, "*" any
 	HandshakeTimeout time.Duration `mapstructure:"handshake_timeout"` // for the whole exchange
-	RequireMutual    bool          `mapstructure:"require_mutual"`    // refuse clients that do not ask the server to prove itself
 }
 
 // GSSAPI is the SASL mechanism (RFC 4752).
@@ -176,9 +172,13 @@ const StoreMaildir = "maildir"
 
 // Maildrops is where mail is.
 type Maildrops struct {
-	Type string `mapstructure:"type"` // maildir; maildir when empty
-	Root string `mapstructure:"root"` // directory that holds every maildrop
-	Path string `mapstructure:"path"` // of one maildrop below the root, {user} is the user
+	Type       string `mapstructure:"type"`        // maildir; maildir when empty
+	Root       string `mapstructure:"root"`        // directory that holds every maildrop
+	Layout     string `mapstructure:"layout"`      // of one maildrop below the root: {user}, {local}, {domain}, {user:1} for a first octet
+	Create     bool   `mapstructure:"create"`      // make a missing maildrop; otherwise it is an error, as a lost mount looks the same
+	Owner      uint32 `mapstructure:"owner"`       // user id that must own all mail; zero means any
+	TrustSizes bool   `mapstructure:"trust_sizes"` // take sizes on the wire from ",W=" in file names
+	Cache      int    `mapstructure:"cache"`       // listings kept between sessions, in messages of about 200 octets; zero means 200,000, negative none
 }
 
 // Limits bounds what clients can use up.
@@ -210,8 +210,8 @@ func Default() Config {
 		KPOP:   KPOP{HandshakeTimeout: 30 * time.Second},
 		GSSAPI: GSSAPI{ChannelBinding: "allow"},
 		Maildrops: Maildrops{
-			Type: StoreMaildir,
-			Path: "{user}",
+			Type:   StoreMaildir,
+			Layout: "{user}",
 		},
 		Limits: Limits{
 			PerAddress:   256,

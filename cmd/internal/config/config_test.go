@@ -24,7 +24,7 @@ chains:
       - {use: local, timeout: 3s, on_reject: continue}
       - {use: tickets}
 verifiers:
-  - {name: local, type: file, path: users}
+  - {name: local, type: file, users: users, digests: digests}
   - {name: tickets, type: principal, local_realms: [Demo.TEST]}
 kerberos: {keytab: pop.keytab, replay_cache: replay}
 maildrops: {root: mail}
@@ -85,7 +85,7 @@ func TestProblems(t *testing.T) {
 		{"password in the clear", "tls: starttls, ", "", `k.yaml:2: listeners[0].policy: policy "internet" offers PLAIN, which shows a password, and the listener never has TLS; set tls: starttls or implicit, or plain: trusted in the policy`},
 		{"trusted nobody", "CRAM-MD5, PLAIN],", "CRAM-MD5, PLAIN], plain: trusted,", `k.yaml:7: policies[0].trusted: plain: trusted needs the networks that are trusted`},
 		{"bad network", "CRAM-MD5, PLAIN],", "CRAM-MD5, PLAIN], plain: trusted, trusted: [10.0.0.0],", `k.yaml:7: policies[0].trusted[0]: `},
-		{"mechanism nobody judges", "      - {use: local, timeout: 3s, on_reject: continue}\n", "", `k.yaml:7: policies[0].offers[1]: no step of chain "staff" can judge CRAM-MD5; add a verifier of type file`},
+		{"mechanism nobody judges", "      - {use: local, timeout: 3s, on_reject: continue}\n", "", `k.yaml:7: policies[0].offers[1]: no step of chain "staff" can judge CRAM-MD5; add a verifier of type file with digests`},
 		{"unknown mechanism", "CRAM-MD5", "CRAMMD5", `k.yaml:7: policies[0].offers[1]: no mechanism is named "CRAMMD5"; did you mean "CRAM-MD5"?`},
 		{"kpop without keytab", "keytab: pop.keytab, ", "", `k.yaml:17: kerberos.keytab: missing; a kpop listener needs the service's keytab`},
 		{"kpop listener without KPOP", "policy: campus", "policy: internet", `k.yaml:3: listeners[1].policy: policy "internet" does not offer KPOP, the only mechanism of a kpop listener`},

@@ -187,7 +187,7 @@ func (c *Config) resolve() {
 		fix(&c.Certificates[i].Cert, &c.Certificates[i].Key)
 	}
 	for i := range c.Verifiers {
-		fix(&c.Verifiers[i].Path)
+		fix(&c.Verifiers[i].Users, &c.Verifiers[i].Digests, &c.Verifiers[i].Map)
 	}
 	fix(&c.Kerberos.Keytab, &c.Maildrops.Root)
 	if c.Kerberos.ReplayCache != ReplayMemory {

@@ -12,19 +12,31 @@ import (
 // mechanism is what validation needs to know of a mechanism.
 type mechanism struct {
 	name      string
-	plaintext bool   // shows the server a password
-	kerberos  bool   // needs the keytab
-	verifiers string // the one type of verifier that can judge it
+	plaintext bool // shows the server a password
+	kerberos  bool // needs the keytab
+	judge     judge
 }
 
+// judge is a verifier that can judge a mechanism.
+type judge struct {
+	what string
+	is   func(Verifier) bool
+}
+
+var (
+	byHash   = judge{"type file with users", func(v Verifier) bool { return v.Type == VerifierFile && v.Users != "" }}
+	bySecret = judge{"type file with digests", func(v Verifier) bool { return v.Type == VerifierFile && v.Digests != "" }}
+	byTicket = judge{"type principal", func(v Verifier) bool { return v.Type == VerifierPrincipal }}
+)
+
 var mechanisms = []mechanism{
-	{"KPOP", false, true, VerifierPrincipal},
-	{"GSSAPI", false, true, VerifierPrincipal},
-	{"CRAM-MD5", false, false, VerifierFile},
-	{"APOP", false, false, VerifierFile},
-	{"PLAIN", true, false, VerifierFile},
-	{"LOGIN", true, false, VerifierFile},
-	{"USER", true, false, VerifierFile},
+	{"KPOP", false, true, byTicket},
+	{"GSSAPI", false, true, byTicket},
+	{"CRAM-MD5", false, false, bySecret},
+	{"APOP", false, false, bySecret},
+	{"PLAIN", true, false, byHash},
+	{"LOGIN", true, false, byHash},
+	{"USER", true, false, byHash},
 }
 
 func mechanismNamed(name string) (mechanism, bool) {
@@ -198,8 +210,8 @@ func (p *problems) policy(at string, x Policy) {
 			p.add(key, "%s is offered twice", name)
 		case m.kerberos && p.c.Kerberos.Keytab == "":
 			p.add(key, "%s needs a keytab; set kerberos.keytab", name)
-		case ok && !p.c.judges(chain, m.verifiers):
-			p.add(key, "no step of chain %q can judge %s; add a verifier of type %s", chain.Name, name, m.verifiers)
+		case ok && !p.c.judges(chain, m.judge):
+			p.add(key, "no step of chain %q can judge %s; add a verifier of %s", chain.Name, name, m.judge.what)
 		}
 	}
 	for i, name := range x.BeforeTLS {
@@ -214,10 +226,10 @@ func (p *problems) policy(at string, x Policy) {
 	}
 }
 
-// judges reports whether a chain has a step of a type of verifier.
-func (c *Config) judges(x Chain, verifier string) bool {
+// judges reports whether a chain has a step that can judge.
+func (c *Config) judges(x Chain, j judge) bool {
 	return slices.ContainsFunc(x.Steps, func(s Step) bool {
-		return slices.ContainsFunc(c.Verifiers, func(v Verifier) bool { return v.Name == s.Use && v.Type == verifier })
+		return slices.ContainsFunc(c.Verifiers, func(v Verifier) bool { return v.Name == s.Use && j.is(v) })
 	})
 }
 
@@ -244,25 +256,23 @@ func (p *problems) verifier(at string, v Verifier) {
 	if !used {
 		p.add(at, "no chain uses verifier %q; remove it or name it in a step", v.Name)
 	}
+	onlyFile := v.Users != "" || v.Digests != "" || v.Hashes != 0
+	onlyPrincipal := v.LocalRealms != nil || v.Map != "" || v.K5Login != "" || v.Rules != nil ||
+		v.RuleRealms != nil || v.MailDomains != nil || v.FoldCase
 	switch v.Type {
 	case VerifierFile:
-		p.need(at+".path", v.Path, "the users file")
-		if v.LocalRealms != nil || v.Map != nil || v.Rules != nil || v.K5Login != "" || v.Domains != nil || v.FoldCase {
-			p.add(at, "type file takes path only; the other keys belong to type principal")
+		if v.Users == "" && v.Digests == "" {
+			p.add(at+".users", "missing; name the users file, a digests file, or both")
+		}
+		if onlyPrincipal {
+			p.add(at, "type file takes users, digests and hashes; the other keys belong to type principal")
 		}
 	case VerifierPrincipal:
-		if v.Path != "" {
-			p.add(at+".path", "type principal has no path; it belongs to type file")
+		if onlyFile {
+			p.add(at, "users, digests and hashes belong to type file")
 		}
-		if len(v.LocalRealms)+len(v.Map)+len(v.Rules) == 0 && v.K5Login == "" {
-			p.add(at, "maps nobody; set local_realms, map, rules or k5login")
-		}
-		for i, g := range v.Map {
-			key := fmt.Sprintf("%s.map[%d]", at, i)
-			p.need(key+".principal", g.Principal, "a principal: name@REALM")
-			if len(g.Users) == 0 {
-				p.add(key+".users", "missing; list the users whose mail the principal may open")
-			}
+		if len(v.LocalRealms)+len(v.Rules) == 0 && v.Map == "" && v.K5Login == "" {
+			p.add(at, "maps nobody; set local_realms, map, k5login or rules")
 		}
 	case "":
 		p.add(at+".type", "missing; write file or principal")
