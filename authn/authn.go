@@ -193,8 +193,8 @@ type PasswordRequest struct {
 }
 
 // Password is a secret that does not print: fmt with any verb, slog, JSON and
-// YAML show "***". They look into unexported fields without asking, so a struct
-// that keeps one there must not be printed.
+// YAML show "***". No method helps where fmt asks none: in an unexported field of
+// a struct, and in a struct printed with %p, which go vet refuses.
 type Password []byte
 
 const masked = "***"

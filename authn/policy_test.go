@@ -1,0 +1,257 @@
+package authn_test
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/authn/authntest"
+)
+
+// fakeMech is a mechanism whose exchange answers from a script.
+type fakeMech struct {
+	name   string
+	traits authn.Traits
+	start  error
+	panics bool
+	ex     *fakeExchange
+}
+
+func (m fakeMech) Name() string         { return m.name }
+func (m fakeMech) Traits() authn.Traits { return m.traits }
+func (m fakeMech) Start(context.Context, *authn.Transport) (authn.Exchange, error) {
+	if m.panics {
+		panic("start")
+	}
+	if m.ex == nil {
+		return nil, m.start
+	}
+	ex := *m.ex
+	return &ex, m.start
+}
+
+type fakeExchange struct {
+	challenge []byte
+	done      bool
+	err       error
+	panics    bool
+	id        *authn.Identity
+	login     string
+	note      string
+	layer     bool
+}
+
+func (e *fakeExchange) Next(context.Context, []byte) ([]byte, bool, error) {
+	if e.panics {
+		panic("next")
+	}
+	return e.challenge, e.done, e.err
+}
+func (e *fakeExchange) Identity() *authn.Identity           { return e.id }
+func (e *fakeExchange) Claimed() (string, *authn.Principal) { return e.login, nil }
+func (e *fakeExchange) Note() string                        { return e.note }
+func (e *fakeExchange) Layer() func(net.Conn) net.Conn {
+	if !e.layer {
+		return nil
+	}
+	return func(c net.Conn) net.Conn { return c }
+}
+
+var (
+	mechGSSAPI = fakeMech{name: "GSSAPI", ex: &fakeExchange{}}
+	mechPLAIN  = fakeMech{name: "PLAIN", traits: authn.Plaintext, ex: &fakeExchange{}}
+	mechUSER   = fakeMech{name: "USER", traits: authn.Plaintext | authn.Command, ex: &fakeExchange{}}
+	mechAPOP   = fakeMech{name: "APOP", traits: authn.Command | authn.NeedsStamp, ex: &fakeExchange{}}
+	mechKPOP   = fakeMech{name: "KPOP", traits: authn.Command | authn.NeedsPeer, ex: &fakeExchange{}}
+)
+
+func remote(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
+
+func TestRule137PolicyOffers(t *testing.T) {
+	t.Parallel()
+	all := []authn.Mechanism{mechGSSAPI, mechAPOP, mechPLAIN, mechUSER, mechKPOP}
+	clear := &authn.Transport{Remote: remote("192.0.2.1:1"), Stamp: "<1.2@h>"}
+	inside := &authn.Transport{Remote: remote("10.1.2.3:1"), Stamp: "<1.2@h>"}
+	mapped := &authn.Transport{Remote: remote("[::ffff:10.1.2.3]:1"), Stamp: "<1.2@h>"}
+	noStamp := &authn.Transport{Remote: remote("192.0.2.1:1")}
+	secure := &authn.Transport{Remote: remote("192.0.2.1:1"), Stamp: "<1.2@h>", TLS: &tls.ConnectionState{}}
+	ticket := &authn.Transport{Remote: remote("192.0.2.1:1"), Peer: &authn.Principal{}}
+	ticketTLS := &authn.Transport{Remote: remote("192.0.2.1:1"), Peer: &authn.Principal{}, TLS: &tls.ConnectionState{}}
+	trusted := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+
+	for _, tt := range []struct {
+		name   string
+		policy authn.Policy
+		t      *authn.Transport
+		want   string
+	}{
+		{"no password in the clear", authn.Policy{}, clear, "GSSAPI APOP"},
+		{"everything but KPOP inside TLS", authn.Policy{}, secure, "GSSAPI APOP PLAIN USER"},
+		{"rule 37: no APOP without a timestamp", authn.Policy{}, noStamp, "GSSAPI"},
+		{"a ticket shuts everything else", authn.Policy{}, ticket, "KPOP"},
+		{"a ticket shuts everything else inside TLS", authn.Policy{}, ticketTLS, "KPOP"},
+		{"trusted networks are for PlainTrusted", authn.Policy{Trusted: trusted}, inside, "GSSAPI APOP"},
+		{"passwords from a trusted network", authn.Policy{Plain: authn.PlainTrusted, Trusted: trusted}, inside, "GSSAPI APOP PLAIN USER"},
+		{"the same in an IPv6 socket", authn.Policy{Plain: authn.PlainTrusted, Trusted: trusted}, mapped, "GSSAPI APOP PLAIN USER"},
+		{"none from elsewhere", authn.Policy{Plain: authn.PlainTrusted, Trusted: trusted}, clear, "GSSAPI APOP"},
+		{"trusting nobody", authn.Policy{Plain: authn.PlainTrusted}, inside, "GSSAPI APOP"},
+		{"a list for the clear", authn.Policy{BeforeTLS: []string{"APOP"}}, clear, "APOP"},
+		{"an empty list for the clear", authn.Policy{BeforeTLS: []string{}}, clear, ""},
+		{"a list does not open the clear to passwords", authn.Policy{BeforeTLS: []string{"PLAIN"}}, clear, ""},
+		{"the list is over inside TLS", authn.Policy{BeforeTLS: []string{}}, secure, "GSSAPI APOP PLAIN USER"},
+		{"the list is not about KPOP", authn.Policy{BeforeTLS: []string{}}, ticket, "KPOP"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			p := tt.policy
+			p.Offers = all
+			var names []string
+			for _, m := range p.Mechanisms(tt.t) {
+				names = append(names, m.Name())
+			}
+			if got := strings.Join(names, " "); got != tt.want {
+				t.Errorf("offers %q, want %q", got, tt.want)
+			}
+			for _, v := range p.Explain(tt.t) {
+				name := v.Mechanism.Name()
+				offered := slices.Contains(names, name)
+				l, err := p.Start(t.Context(), tt.t, name)
+				if (v.Reason == nil) != offered || (err == nil) != offered || (l == nil) == offered {
+					t.Errorf("%s: offered %v, explained as %v, started with %v", name, offered, v.Reason, err)
+				}
+				if err != nil && authn.KindOf(err) != authn.Denied {
+					t.Errorf("%s: refused with %v", name, err)
+				}
+			}
+		})
+	}
+}
+
+func policyOf(r *authntest.Recorder, m authn.Mechanism) *authn.Policy {
+	return &authn.Policy{Name: "p", Offers: []authn.Mechanism{m}, Trace: r.Trace()}
+}
+
+func TestStartIsTracedWhenRefused(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		m    fakeMech
+		ask  string
+		mech string // traced
+		want authn.Kind
+	}{
+		{"not in the policy", mechGSSAPI, "X-EVIL\nNAME", "", authn.Denied},
+		{"not now", mechPLAIN, "PLAIN", "PLAIN", authn.Denied},
+		{"does not start", fakeMech{name: "M", start: &authn.Error{Kind: authn.Unavailable, Step: "M"}}, "M", "M", authn.Unavailable},
+		{"starts nothing", fakeMech{name: "M"}, "M", "M", authn.Internal},
+		{"panics", fakeMech{name: "M", panics: true}, "M", "M", authn.Internal},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			var r authntest.Recorder
+			l, err := policyOf(&r, tt.m).Start(t.Context(), &authn.Transport{}, tt.ask)
+			if l != nil || authn.KindOf(err) != tt.want {
+				t.Fatalf("got %v, %v", l, err)
+			}
+			if len(r.Attempts) != 1 || r.Attempts[0].Mechanism != tt.mech || !errors.Is(r.Attempts[0].Err, err) {
+				t.Errorf("traced %+v", r.Attempts)
+			}
+		})
+	}
+}
+
+func TestLogin(t *testing.T) {
+	t.Parallel()
+	alice := func() *authn.Identity { return &authn.Identity{User: "alice"} }
+	rejected := &authn.Error{Kind: authn.Rejected, Step: "m"}
+	for _, tt := range []struct {
+		name      string
+		ex        fakeExchange
+		responses []string
+		abort     error
+		ok        bool
+		want      authn.Kind
+	}{
+		{"success", fakeExchange{done: true, id: alice()}, []string{""}, nil, true, 0},
+		{"refusal", fakeExchange{err: rejected}, []string{""}, nil, false, authn.Rejected},
+		{"refusal with done", fakeExchange{err: rejected, done: true, id: alice(), layer: true}, []string{""}, nil, false, authn.Rejected},
+		{"panic", fakeExchange{panics: true}, []string{""}, nil, false, authn.Internal},
+		{"success for nobody", fakeExchange{done: true}, []string{""}, nil, false, authn.Internal},
+		{"success for no name", fakeExchange{done: true, id: &authn.Identity{}}, []string{""}, nil, false, authn.Internal},
+		{"abort in the middle", fakeExchange{challenge: []byte("c")}, []string{""}, &authn.Error{Kind: authn.Cancelled, Step: "s"}, false, authn.Cancelled},
+		{"abort without a reason", fakeExchange{challenge: []byte("c")}, []string{""}, nil, false, authn.Aborted},
+		{"rule 133: data with success is a challenge", fakeExchange{challenge: []byte("v="), done: true, id: alice()}, []string{"", ""}, nil, true, 0},
+		{"rule 133: and its answer is empty", fakeExchange{challenge: []byte("v="), done: true, id: alice()}, []string{"", "x"}, nil, false, authn.Malformed},
+		{"rule 133: cancelled there is no login", fakeExchange{challenge: []byte("v="), done: true, id: alice(), layer: true}, []string{""}, &authn.Error{Kind: authn.Cancelled, Step: "s"}, false, authn.Cancelled},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			var r authntest.Recorder
+			tt.ex.login, tt.ex.note = strings.Repeat("x", 1000), "odd"
+			l, err := policyOf(&r, fakeMech{name: "M", ex: &tt.ex}).Start(t.Context(), &authn.Transport{}, "M")
+			if err != nil {
+				t.Fatal(err)
+			}
+			done := false
+			for _, s := range tt.responses {
+				var challenge []byte
+				challenge, done, err = l.Next(t.Context(), []byte(s))
+				if done && challenge != nil {
+					t.Error("a challenge with done")
+				}
+				if !done && l.Identity() != nil {
+					t.Error("an identity before the end")
+				}
+			}
+			if done != tt.ok {
+				t.Errorf("done %v, %v", done, err)
+			}
+			l.Abort(t.Context(), tt.abort)
+			l.Abort(t.Context(), nil)
+			if _, done, err := l.Next(t.Context(), nil); done || err == nil {
+				t.Error("goes on after its end")
+			}
+			if len(r.Attempts) != 1 {
+				t.Fatalf("traced %d attempts", len(r.Attempts))
+			}
+			a := r.Attempts[0]
+			if len(a.Login) != authn.MaxLogin || a.Note != "odd" || a.Policy != "p" || a.Mechanism != "M" {
+				t.Errorf("traced %+v", a)
+			}
+			if tt.ok {
+				if a.Err != nil || a.Identity == nil || a.Identity.Mechanism != "M" || l.Identity() != a.Identity {
+					t.Errorf("traced %+v", a)
+				}
+				return
+			}
+			if a.Err == nil || authn.KindOf(a.Err) != tt.want || a.Identity != nil || l.Identity() != nil || a.Layer || l.Layer() != nil {
+				t.Errorf("traced %+v, want %s", a, tt.want)
+			}
+		})
+	}
+}
+
+func TestLoginTellsOfItsLayer(t *testing.T) {
+	t.Parallel()
+	var r authntest.Recorder
+	ex := &fakeExchange{done: true, id: &authn.Identity{User: "alice"}, layer: true}
+	l, err := policyOf(&r, fakeMech{name: "M", ex: ex}).Start(t.Context(), &authn.Transport{}, "M")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.Layer() != nil {
+		t.Error("a layer before the end")
+	}
+	if _, done, err := l.Next(t.Context(), nil); !done || err != nil {
+		t.Fatal(done, err)
+	}
+	if l.Layer() == nil || !r.Attempts[0].Layer {
+		t.Error("no layer")
+	}
+}
