@@ -46,7 +46,7 @@ var commands = [...]command{
 	{"TOP", transaction, 2, 2, 0, (*session).top}, // RFC 1939 section 7
 	{"UIDL", transaction, 0, 1, 0, (*session).uidl},
 	{"QUIT", authorization | transaction, 0, 0, 0, (*session).quit}, // RFC 1939 sections 4 and 6
-	{"USER", authorization, 1, 1, keepUser, (*session).user},        // RFC 1939 section 7
+	{"USER", authorization, 1, 1, 0, (*session).user},               // RFC 1939 section 7
 	{"PASS", authorization, 0, 1, secret | rest | keepUser, (*session).pass},
 	{"RPOP", authorization, 0, 1, secret | rest | keepUser, (*session).rpop}, // PASS of old KPOP clients
 	{"APOP", authorization, 2, 2, secret, (*session).apop},                   // RFC 1939 section 7

@@ -11,7 +11,6 @@ import (
 // user takes any name, known or not (RFC 1939 section 7 allows that, and
 // anything else would tell which names exist).
 func (s *session) user(_ context.Context, a args) error {
-	s.username = ""
 	if !s.offered("USER") && !s.offered("KPOP") {
 		return errNotOffered
 	}
