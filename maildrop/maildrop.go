@@ -76,7 +76,8 @@ type Message struct {
 	WireForm bool
 }
 
-// CommitError says which messages are still there after Commit.
+// CommitError says which messages are still there after Commit, or may come
+// back after a crash.
 type CommitError struct {
 	Left []int // indexes, ascending
 	Err  error

@@ -1,0 +1,59 @@
+package maildir
+
+import (
+	"container/list"
+	"sync"
+)
+
+// cache keeps listings between sessions, the last used ones, up to limit
+// messages.
+type cache struct {
+	limit int
+
+	mu       sync.Mutex
+	byPath   map[string]*list.Element // of *cached
+	recent   list.List                // last used first
+	messages int
+}
+
+type cached struct {
+	path    string
+	listing *listing
+}
+
+func (c *cache) get(path string) *listing {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.byPath[path]
+	if e == nil {
+		return nil
+	}
+	c.recent.MoveToFront(e)
+	return e.Value.(*cached).listing
+}
+
+func (c *cache) put(path string, l *listing) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.byPath[path]; e != nil {
+		c.remove(e)
+	}
+	if l == nil || l.weight() > c.limit {
+		return
+	}
+	if c.byPath == nil {
+		c.byPath = make(map[string]*list.Element)
+	}
+	c.byPath[path] = c.recent.PushFront(&cached{path, l})
+	c.messages += l.weight()
+	for c.messages > c.limit {
+		c.remove(c.recent.Back())
+	}
+}
+
+// remove needs c.mu.
+func (c *cache) remove(e *list.Element) {
+	v := c.recent.Remove(e).(*cached)
+	delete(c.byPath, v.path)
+	c.messages -= v.listing.weight()
+}

@@ -1,0 +1,241 @@
+package maildir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kpopd/kpopd/maildrop"
+)
+
+// drop is a session. Between commands it holds one descriptor, that of its
+// lock.
+type drop struct {
+	store   *Store
+	path    string
+	lock    int // -1 when closed
+	listing *listing
+
+	corrected *listing // the listing, or what it should have been
+
+	files   []file // the listing's, or the session's own after others moved some
+	at      stamps // when files was last brought up to date, if settled
+	settled bool
+}
+
+var _ maildrop.Drop = (*drop)(nil)
+
+func (d *drop) Messages() []maildrop.Message { return d.listing.messages }
+
+func (d *drop) Content(_ context.Context, i int) (io.ReadCloser, error) {
+	c, err := d.openContent(i)
+	if err == unix.ENOENT || err == unix.ESTALE {
+		if err = d.find(i); err == nil {
+			c, err = d.openContent(i)
+		}
+	}
+	if err == nil {
+		if err = d.verify(i, c); err == nil {
+			return c, nil
+		}
+		c.Close()
+	}
+	if err == unix.ENOENT || err == unix.ESTALE {
+		err = maildrop.ErrGone
+	}
+	return nil, wrap("message", d.listing.messages[i].UID, err)
+}
+
+func (d *drop) openContent(i int) (*content, error) {
+	root, err := d.store.openRoot()
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(root)
+	f := &d.files[i]
+	return d.store.openMessage(root, d.path+"/"+dirNames[f.dir]+"/"+f.name)
+}
+
+// verify makes sure that c is the message of the listing, before the client is
+// promised its size.
+func (d *drop) verify(i int, c *content) error {
+	f := &d.files[i]
+	if f.measured && c.size == f.stored && c.modified == f.modified {
+		return nil
+	}
+	buf := readBuffers.Get().(*[64 << 10]byte)
+	defer readBuffers.Put(buf)
+	m, err := c.measure(buf[:])
+	if err != nil {
+		return err
+	}
+	listed := d.listing.messages[i]
+	if m.Size() == listed.Size && (m.WireForm() || !listed.WireForm) {
+		return nil
+	}
+	d.correct(i, c, &m)
+	return fmt.Errorf("%w: of %d octets, was listed with %d", maildrop.ErrTemporary, m.Size(), listed.Size)
+}
+
+// correct tells the next session what message i really is; this one's listing
+// is frozen.
+func (d *drop) correct(i int, c *content, m *maildrop.Meter) {
+	l := &listing{messages: slices.Clone(d.corrected.messages), files: slices.Clone(d.corrected.files)}
+	f := &l.files[i]
+	f.stored, f.modified, f.measured = c.size, c.modified, true
+	l.messages[i].Size, l.messages[i].WireForm = m.Size(), m.WireForm()
+	d.corrected = l
+	d.store.cache.put(d.path, l)
+}
+
+// find brings the places of all messages up to date, and returns ENOENT when
+// message i has none.
+func (d *drop) find(i int) error {
+	fd, err := d.store.beneath(d.path, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return wrap("open", d.path, err)
+	}
+	defer unix.Close(fd)
+	if d.settled {
+		if at, err := stampsAt(fd); err != nil || at == d.at {
+			return errors.Join(err, unix.ENOENT)
+		}
+	}
+	dd, err := openDirs(fd)
+	if err != nil {
+		return err
+	}
+	defer dd.close()
+	found, err := d.relocate(&dd)
+	if err == nil && !found[i] {
+		err = unix.ENOENT
+	}
+	return err
+}
+
+// relocate reads the directories again. found says which messages are there.
+func (d *drop) relocate(dd *dirs) (found []bool, err error) {
+	entries, at, still, err := dd.scanUntilStill()
+	if err != nil {
+		return nil, err
+	}
+	d.at, d.settled = at, still
+	d.files = slices.Clone(d.files)
+	found = make([]bool, len(d.files))
+	k := 0
+	for i := range d.files {
+		for k < len(entries) && compareEntries(entries[k], d.files[i].entry) < 0 {
+			k++
+		}
+		if k < len(entries) && entries[k].base == d.files[i].base {
+			d.files[i].entry = entries[k]
+			found[i] = true
+		}
+	}
+	return found, nil
+}
+
+// Commit implements [maildrop.Drop]. A directory whose fsync failed may give
+// back after a crash what was removed from it; these messages count as left.
+func (d *drop) Commit(_ context.Context, del []int) error {
+	if d.lock < 0 {
+		return errors.New("commit of a closed maildrop")
+	}
+	defer d.Close()
+	if len(del) == 0 {
+		return nil
+	}
+	left, err := d.remove(del)
+	if len(left) > 0 {
+		return &maildrop.CommitError{Left: left, Err: err}
+	}
+	return nil
+}
+
+func (d *drop) remove(del []int) (left []int, err error) {
+	fd, err := d.store.beneath(d.path, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return del, wrap("open", d.path, err)
+	}
+	defer unix.Close(fd)
+	dd, err := openDirs(fd)
+	if err != nil {
+		return del, err
+	}
+	defer dd.close()
+
+	var removed [len(dirNames)][]int
+	var errs []error
+	for try := 0; len(del) > 0; try++ {
+		if try > 0 {
+			// renamed by another program, or removed: then there is nothing left to do
+			found, err := d.relocate(&dd)
+			if err == nil && try == 20 {
+				err = errMoving
+			}
+			if err != nil {
+				errs = append(errs, err)
+				left = append(left, del...)
+				break
+			}
+			del = slices.DeleteFunc(slices.Clone(del), func(i int) bool { return !found[i] })
+		}
+		var missing []int
+		for _, i := range del {
+			f := &d.files[i]
+			switch err := unlink(dd[f.dir], f.name); err {
+			case nil:
+				removed[f.dir] = append(removed[f.dir], i)
+			case unix.ENOENT:
+				missing = append(missing, i)
+			default:
+				left = append(left, i)
+				errs = append(errs, wrap("remove", dirNames[f.dir]+"/"+f.name, err))
+			}
+		}
+		del = missing
+	}
+	for i, messages := range removed {
+		if len(messages) == 0 {
+			continue
+		}
+		// Once only: a second fsync can succeed because the kernel has
+		// forgotten what it failed to write.
+		// EINVAL is a file system that has nothing to sync in directories.
+		if err := d.store.fsync(dd[i]); err != nil && err != unix.EINVAL {
+			left = append(left, messages...)
+			errs = append(errs, wrap("fsync", dirNames[i], err))
+		}
+	}
+	slices.Sort(left)
+	return left, errors.Join(errs...)
+}
+
+func unlink(fd int, name string) error {
+	for {
+		if err := unix.Unlinkat(fd, name, 0); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+func fsync(fd int) error {
+	for {
+		if err := unix.Fsync(fd); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+func (d *drop) Close() error {
+	if d.lock < 0 {
+		return nil
+	}
+	fd := d.lock
+	d.lock = -1
+	return unix.Close(fd)
+}

@@ -1,0 +1,63 @@
+package maildir
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kpopd/kpopd/maildrop"
+)
+
+// lockFile is made once for each maildrop and never removed: a lock on a file
+// that others no longer see locks nothing.
+const lockFile = ".kpopd.lock"
+
+// acquire takes the session lock of the maildrop at fd and returns the
+// descriptor that holds it: its own, or fd. The kernel frees the lock when the
+// descriptor is closed, and so when the process dies.
+//
+// The lock is an OFD lock on lockFile. It works between sessions of one
+// process as between processes, unlike a POSIX lock.
+//
+// Where the file can be neither made nor opened to write, on a full or
+// read-only file system, the session locks the directory itself. A session
+// that has the file therefore asks in passing whether somebody holds the
+// directory; it need not go on holding it, for from then on the file is there.
+// NFS locks no directory exclusively, and refuses such a login for the time
+// being.
+func acquire(fd int) (int, error) {
+	file, err := openat2(fd, lockFile, unix.O_RDWR|unix.O_CREAT, 0o600)
+	switch err {
+	case nil:
+	case unix.ENOSPC, unix.EDQUOT, unix.EROFS:
+		if e := flock(fd, unix.LOCK_EX); e != nil {
+			return -1, wrap("lock", lockFile, errors.Join(e, err))
+		}
+		return fd, nil
+	default:
+		return -1, wrap("lock", lockFile, err)
+	}
+	whole := unix.Flock_t{Type: unix.F_WRLCK}
+	err = unix.FcntlFlock(uintptr(file), unix.F_OFD_SETLK, &whole)
+	if err == unix.EAGAIN || err == unix.EACCES {
+		err = maildrop.ErrInUse
+	}
+	if err == nil {
+		if e := flock(fd, unix.LOCK_SH); e == maildrop.ErrInUse {
+			err = e
+		}
+	}
+	if err != nil {
+		unix.Close(file)
+		return -1, wrap("lock", lockFile, err)
+	}
+	return file, nil
+}
+
+func flock(fd, how int) error {
+	err := unix.Flock(fd, how|unix.LOCK_NB)
+	if err == unix.EWOULDBLOCK {
+		return maildrop.ErrInUse
+	}
+	return err
+}
