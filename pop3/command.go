@@ -19,6 +19,7 @@ const (
 	secret   flag = 1 << iota // the arguments never reach a log and are wiped
 	rest                      // the rest of the line is one argument
 	keepUser                  // may stand between USER and PASS
+	reads                     // reads on, so that its arguments are not there any more when it returns
 )
 
 // args are the arguments of a command, valid until it returns.
@@ -48,13 +49,13 @@ var commands = [...]command{
 	{"QUIT", authorization | transaction, 0, 0, 0, (*session).quit}, // RFC 1939 sections 4 and 6
 	{"USER", authorization, 1, 1, 0, (*session).user},               // RFC 1939 section 7
 	{"PASS", authorization, 0, 1, secret | rest | keepUser, (*session).pass},
-	{"RPOP", authorization, 0, 1, secret | rest | keepUser, (*session).rpop}, // PASS of old KPOP clients
-	{"APOP", authorization, 2, 2, secret, (*session).apop},                   // RFC 1939 section 7
-	{"AUTH", authorization, 0, 2, secret | keepUser, (*session).auth},        // RFC 5034 section 4
-	{"CAPA", authorization | transaction, 0, 0, keepUser, (*session).capa},   // RFC 2449 section 5
-	{"STLS", authorization, 0, 0, 0, (*session).stls},                        // RFC 2595 section 4
-	{"UTF8", authorization | transaction, 0, 0, 0, (*session).utf8},          // RFC 6856 section 2
-	{"LANG", authorization | transaction, 0, 1, 0, (*session).lang},          // RFC 6856 section 3
+	{"RPOP", authorization, 0, 1, secret | rest | keepUser, (*session).rpop},  // PASS of old KPOP clients
+	{"APOP", authorization, 2, 2, secret, (*session).apop},                    // RFC 1939 section 7
+	{"AUTH", authorization, 0, 2, secret | keepUser | reads, (*session).auth}, // RFC 5034 section 4
+	{"CAPA", authorization | transaction, 0, 0, keepUser, (*session).capa},    // RFC 2449 section 5
+	{"STLS", authorization, 0, 0, 0, (*session).stls},                         // RFC 2595 section 4
+	{"UTF8", authorization | transaction, 0, 0, 0, (*session).utf8},           // RFC 6856 section 2
+	{"LANG", authorization | transaction, 0, 1, 0, (*session).lang},           // RFC 6856 section 3
 }
 
 // lookup finds a command by name in any case; ASCII only, as RFC 1939 section

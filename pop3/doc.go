@@ -9,7 +9,7 @@
 //
 // A session is one goroutine. Everything that can be checked before a handler
 // runs stands in the table of commands; a handler does one thing and says +OK,
-// or returns an error and writes nothing. One function ([reply]) turns errors
+// or returns an error and writes nothing. One function turns errors
 // into what a client may know, so that the text of an unknown error cannot
 // reach the wire.
 //

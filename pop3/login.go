@@ -112,10 +112,10 @@ func (s *session) enter(ctx context.Context, l *authn.Login, mech string) error 
 	return nil
 }
 
-// wrap puts a security layer on the connection, from the octet after +OK on.
-// "the server MUST discard any knowledge obtained from the client" before it
-// (RFC 5034 section 4): that is the name given to USER, forgotten by now. What
-// arrived after the last response is input of the layer.
+// wrap puts a security layer on the connection, from the octet after +OK on
+// (RFC 5034 section 4). What the client said before it is to be forgotten: that
+// is the name given to USER, gone by now. What arrived after the last response
+// is input of the layer.
 func (s *session) wrap(layer func(net.Conn) net.Conn) error {
 	if err := s.out.flush(); err != nil {
 		return err

@@ -141,6 +141,21 @@ func torn(format string, a ...any) error {
 	return &ending{Torn, fmt.Errorf(format, a...)}
 }
 
+// more makes room for more of a body. A CR waits for the LF that may follow it,
+// so that the last write holds CRLF, dot, CRLF.
+func (w *writer) more() error {
+	n := len(w.buf)
+	cr := n > 1 && w.buf[n-1] == '\r'
+	if cr {
+		w.buf = w.buf[:n-1]
+	}
+	err := w.push()
+	if cr {
+		w.buf = append(w.buf, '\r')
+	}
+	return err
+}
+
 // tail is what the terminator takes: the missing end of the last line and
 // ".\r\n". That much stays free until the end, so that the terminator leaves
 // in the same write as the last octets: some clients look for it only there.
@@ -181,7 +196,7 @@ func (w *writer) body(p []byte) error {
 	for len(p) > 0 {
 		n := min(len(p), cap(w.buf)-tail-len(w.buf))
 		if n <= 0 {
-			if err := w.push(); err != nil {
+			if err := w.more(); err != nil {
 				return err
 			}
 			continue
@@ -238,7 +253,7 @@ func (e *encoder) write(p []byte) error {
 		// room for a stuffed dot, CRLF and the terminator
 		room := cap(e.w.buf) - len(e.w.buf) - tail - 3
 		if room <= 0 {
-			if err := e.w.push(); err != nil {
+			if err := e.w.more(); err != nil {
 				return err
 			}
 			continue

@@ -154,6 +154,7 @@ func decode(b []byte) ([]byte, error) {
 		n += copy(b[n:], piece[:m])
 	}
 	clear(piece[:])
+	clear(b[n:])
 	return b[:n:n], nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -66,34 +67,49 @@ func newSession(srv *Server, c net.Conn, t *authn.Transport) *session {
 	return s
 }
 
-// run serves the session to its end and clears up.
+// run serves the session to its end and clears up, also when a handler panics:
+// the buffers that were borrowed are then lost to the pools, because something
+// may still hold on to them.
 func (s *session) run(ctx context.Context) (err error) {
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() { s.drain(cancel) })
-	end := &ending{Panicked, errors.New("panic in a handler")}
+	end := &ending{reason: Panicked}
 	defer func() {
 		stop()
 		cancel()
-		if s.drop != nil {
-			// "does NOT ... remove any messages" unless QUIT came (RFC 1939 section 6)
-			err = errors.Join(err, s.drop.Close())
-		}
-		s.base.Close()
 		s.finish(ctx, end)
 	}()
+	defer s.base.Close()
+	defer func() { err = errors.Join(err, s.releaseDrop()) }()
 	end = s.loop(work)
 	s.out.flush()
-	if end.reason == Refused || end.reason == Mismatch {
+	dropErr := s.releaseDrop() // before the client can see that the session is over
+	s.hangUp(end.reason)
+	if end.reason == Torn || end.reason == NoTLS {
+		return errors.Join(end, dropErr)
+	}
+	return dropErr
+}
+
+// releaseDrop frees the maildrop and removes nothing: a session that ends
+// without QUIT never enters the UPDATE state (RFC 1939 section 6).
+func (s *session) releaseDrop() error {
+	drop := s.drop
+	if drop == nil {
+		return nil
+	}
+	s.drop = nil
+	return drop.Close()
+}
+
+// hangUp says goodbye to a client that may still be listening.
+func (s *session) hangUp(why Reason) {
+	if why == Refused || why == Mismatch {
 		s.linger()
 	}
-	s.out.release()
-	if s.conn != s.base {
-		s.conn.Close() // says goodbye inside TLS
+	if s.conn != s.base && s.out.err == nil {
+		s.conn.Close()
 	}
-	if end.reason == Torn || end.reason == NoTLS {
-		return end
-	}
-	return nil
 }
 
 // loop runs commands until the session ends.
@@ -118,7 +134,7 @@ func (s *session) greet() {
 	s.t.Stamp = stamp(s.srv.Hostname)
 	s.offers = s.srv.Backend.Mechanisms(s.t)
 	s.out.str("+OK kpopd ready")
-	if s.offered("APOP") {
+	if slices.ContainsFunc(s.offers, func(m authn.Mechanism) bool { return m.Traits()&authn.NeedsStamp != 0 }) {
 		s.out.str(" ")
 		s.out.str(s.t.Stamp)
 	} else {
@@ -168,27 +184,29 @@ func (s *session) dispatch(ctx context.Context, line []byte) error {
 	if cmd == nil {
 		return errUnknownCommand
 	}
-	if cmd.flags&secret != 0 {
-		defer clear(text)
+	a, err := s.check(cmd, text, spaced)
+	if err == nil {
+		s.logCommand(ctx, cmd, text)
+		err = cmd.run(s, ctx, a)
 	}
-	if bytes.IndexByte(text, 0) >= 0 {
-		return errNUL
+	if cmd.flags&(secret|reads) == secret {
+		clear(text)
 	}
-	if cmd.in&s.state == 0 {
-		return wrongState(cmd.name)
-	}
-	a, err := cmd.parseArgs(text, spaced, &s.argv)
-	if err != nil {
-		return err
-	}
-	s.logCommand(ctx, cmd, text)
-	if err := cmd.run(s, ctx, a); err != nil {
-		return err
-	}
-	if s.state == transaction {
+	if err == nil && s.state == transaction {
 		s.bad = 0
 	}
-	return nil
+	return err
+}
+
+// check does what does not need the handler of cmd.
+func (s *session) check(cmd *command, text []byte, spaced bool) (args, error) {
+	if bytes.IndexByte(text, 0) >= 0 {
+		return nil, errNUL
+	}
+	if cmd.in&s.state == 0 {
+		return nil, wrongState(cmd.name)
+	}
+	return cmd.parseArgs(text, spaced, &s.argv)
 }
 
 // refuse tells the client of err, and ends the session after too many.

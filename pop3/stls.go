@@ -5,11 +5,9 @@ import (
 	"errors"
 )
 
-// stls puts TLS on the connection (RFC 2595 section 4). The client's identity
-// from a KPOP ticket stays: it belongs to the connection. What the client said
-// is forgotten: "The server MUST discard any knowledge obtained from the
-// client, such as the argument to USER, which was not obtained from the TLS
-// negotiation itself".
+// stls puts TLS on the connection (RFC 2595 section 4). What the client said
+// before, in clear, is forgotten: somebody else may have said it. The identity
+// from a KPOP ticket stays: it belongs to the connection.
 func (s *session) stls(ctx context.Context, _ args) error {
 	switch {
 	case s.srv.StartTLS == nil:
