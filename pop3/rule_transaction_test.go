@@ -36,7 +36,23 @@ func TestRule059_UIDL(t *testing.T) { play(t, "rule059-*.txt") }
 
 func TestRule063_NothingAfterUniqueID(t *testing.T) { play(t, "rule063-*.txt") }
 
-func TestRule064_OptionalCommands(t *testing.T) { play(t, "rule064-*.txt") }
+// TOP and UIDL are there and are announced.
+func TestRule064_OptionalCommands(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	w.store.Deliver("alice", "Subject: one\n\n")
+	c := w.login(t)
+	caps, err := c.Capa(t.Context())
+	if err != nil || !caps.Has("TOP") || !caps.Has("UIDL") {
+		t.Errorf("CAPA says %v, %v", caps, err)
+	}
+	if _, err := c.Top(t.Context(), 1, 0); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.UIDL(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
 
 func TestRule068_DeliveryDoesNotDisturb(t *testing.T) { play(t, "rule068-*.txt") }
 

@@ -345,3 +345,20 @@ func (*people) MapPrincipal(_ context.Context, p *authn.Principal, authzid strin
 	}
 	return &authn.Identity{User: p.Components[0]}, nil
 }
+
+// socketPair is a connection over loopback: near is the client's end.
+func socketPair(t testing.TB) (near, far net.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if near, err = net.Dial("tcp", l.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	if far, err = l.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	return near, far
+}

@@ -107,6 +107,10 @@ func (c *Client) Stamp() string {
 // Conn is the connection as it is now: a *tls.Conn after [Client.StartTLS].
 func (c *Client) Conn() net.Conn { return c.conn }
 
+// Read reads octets that no method has read yet, as they come from the server.
+// It is for tests of the framing itself.
+func (c *Client) Read(p []byte) (int, error) { return c.r.Read(p) }
+
 // Close hangs up without QUIT: the server removes nothing.
 func (c *Client) Close() error { return c.conn.Close() }
 
