@@ -126,7 +126,7 @@ func RunVerifier(t *testing.T, v authn.PasswordVerifier, a Account) {
 	}{
 		{"wrong password", a.Login, a.Password + "x", []authn.Kind{authn.Rejected}},
 		{"empty password", a.Login, "", []authn.Kind{authn.Rejected}},
-		{"first octet of the password", a.Login, a.Password[:1], []authn.Kind{authn.Rejected}},
+		{"password without its last octet", a.Login, a.Password[:len(a.Password)-1], []authn.Kind{authn.Rejected}},
 		{"password of 1,025 octets", a.Login, string(make([]byte, authn.MaxPassword+1)), []authn.Kind{authn.Rejected}},
 		{"unknown user", "no-such-user", a.Password, []authn.Kind{authn.UnknownUser, authn.Rejected}},
 		{"empty login", "", a.Password, []authn.Kind{authn.UnknownUser, authn.Rejected}},
