@@ -43,7 +43,7 @@ func TestPeerLibcrypt(t *testing.T) {
 	const salt = "abcdefghijklmnopqrstuu" // bcrypt wants 22
 	passwords := []string{"p", "Grüße aus Köln", "\xff\xfe", " spaces  and\ttab ", strings.Repeat("x", 71), strings.Repeat("y", 72), strings.Repeat("z", 200)}
 	for _, setting := range []string{
-		"$y$j75$" + salt, "$y$j85$" + salt[:8], "$6$rounds=1000$" + salt[:16], "$6$" + salt[:8], "$6$rounds=1234$a", "$5$rounds=1000$" + salt[:16],
+		"$y$j75$" + salt[:8], "$y$j85$" + salt[:16], "$6$rounds=1000$" + salt[:16], "$6$" + salt[:8], "$6$rounds=1234$a", "$5$rounds=1000$" + salt[:16],
 		"$5$" + salt[:8], "$2b$04$" + salt, "$2y$05$" + salt, "$2a$04$" + salt,
 	} {
 		t.Run(setting[:4], func(t *testing.T) {
