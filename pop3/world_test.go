@@ -48,6 +48,7 @@ type world struct {
 	mu                sync.Mutex
 	attempts          []authn.Attempt
 	sessions          sync.WaitGroup
+	waits             sync.Once
 	errs              []error // of ServeConn
 }
 
@@ -193,7 +194,8 @@ func (w *world) dial(t testing.TB) *client.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close(); w.wait(t) })
+	w.waits.Do(func() { t.Cleanup(func() { w.wait(t) }) }) // after all have hung up
+	t.Cleanup(func() { c.Close() })
 	return c
 }
 
@@ -321,7 +323,7 @@ func (p *people) VerifyPassword(_ context.Context, r *authn.PasswordRequest) (*a
 		return fail(authn.Throttled)
 	case r.Login == "crash":
 		panic("a verifier has a bug")
-	case secrets[r.Login] != "":
+	case secrets[r.Login] != "" && secrets[r.Login] == string(r.Password):
 		return &authn.Identity{User: r.Login}, nil // for rule 36
 	case !ok:
 		return fail(authn.UnknownUser)
