@@ -47,9 +47,12 @@ func (b *fakeBackend) Open(ctx context.Context, id *authn.Identity) (maildrop.Dr
 
 // newBackend offers USER and PLAIN, and what else it is given, to everyone.
 func newBackend(store maildrop.Store, more ...authn.Mechanism) *fakeBackend {
-	chain := authn.Chain{{Verifier: anyone{}}}
-	offers := append([]authn.Mechanism{plain.USER(chain, false), plain.PLAIN(chain)}, more...)
+	offers := append(newOffers(authn.Chain{{Verifier: anyone{}}}), more...)
 	return &fakeBackend{&authn.Policy{Name: "test", Offers: offers, Plain: authn.PlainTrusted, Trusted: everywhere}, store}
+}
+
+func newOffers(chain authn.Chain) []authn.Mechanism {
+	return []authn.Mechanism{plain.USER(chain, false), plain.PLAIN(chain)}
 }
 
 // talk serves one session on a pipe, and ends it with the test.
