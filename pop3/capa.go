@@ -30,8 +30,8 @@ func (s *session) capa(context.Context, args) error {
 const piece = 63
 
 // saslLine is the SASL capability with its line end, "" when no mechanism is
-// offered. Names stand in the order of preference, but one that would lie
-// across a piece gives way to one that does not, where there is one.
+// offered. Names stand in the order of preference; in a line of more than one
+// piece, those that fetchmail looks for come first.
 func saslLine(offers []authn.Mechanism) string {
 	var names []string
 	for _, m := range offers {
@@ -42,17 +42,19 @@ func saslLine(offers []authn.Mechanism) string {
 	if len(names) == 0 {
 		return ""
 	}
-	var b strings.Builder
-	b.WriteString("SASL")
-	for len(names) > 0 {
-		start := b.Len() + 1
-		i := max(0, slices.IndexFunc(names, func(n string) bool { return start/piece == (start+len(n)-1)/piece }))
-		b.WriteByte(' ')
-		b.WriteString(names[i])
-		names = slices.Delete(names, i, i+1)
+	line := "SASL " + strings.Join(names, " ")
+	if len(line) > piece {
+		slices.SortStableFunc(names, func(a, b string) int { return fetchmailRank(a) - fetchmailRank(b) })
+		line = "SASL " + strings.Join(names, " ")
 	}
-	b.WriteString("\r\n")
-	return b.String()
+	return line + "\r\n"
+}
+
+func fetchmailRank(name string) int {
+	if name == "GSSAPI" || name == "CRAM-MD5" {
+		return 0
+	}
+	return 1
 }
 
 // utf8 changes nothing: messages are sent as they are stored in either mode
