@@ -425,7 +425,7 @@ func TestRule067_SlowDownloadIsNotIdle(t *testing.T) {
 		if err != io.EOF && err != io.ErrUnexpectedEOF || time.Since(start) < 10*time.Minute {
 			t.Errorf("the download ended after %v with %v", time.Since(start), err)
 		}
-		time.Sleep(10*time.Minute - time.Second)
+		time.Sleep(10*time.Minute - time.Minute)
 		if err := c.Noop(t.Context()); err != nil {
 			t.Errorf("after the download: %v", err)
 		}
