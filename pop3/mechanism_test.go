@@ -21,7 +21,7 @@ func script(*people) []authn.Mechanism {
 type echo struct {
 	name  string
 	final bool // sends "v=proof" together with success, as SCRAM does
-	layer bool // negotiates a security layer that swaps the case of letters
+	layer bool // negotiates a security layer that is a swapCase
 	large bool // challenges with the number of octets that came
 }
 
@@ -65,7 +65,8 @@ func (e *echoExchange) Next(_ context.Context, response []byte) ([]byte, bool, e
 	return nil, true, nil
 }
 
-// swapCase is a security layer that anybody can read.
+// swapCase is a security layer that anybody can read: capitals for small
+// letters, nines for noughts.
 type swapCase struct{ net.Conn }
 
 func (s swapCase) Read(p []byte) (int, error) {
@@ -82,8 +83,11 @@ func (s swapCase) Write(p []byte) (int, error) {
 
 func swap(dst, src []byte) {
 	for i, b := range src {
-		if l := b | 0x20; 'a' <= l && l <= 'z' {
+		switch l := b | 0x20; {
+		case 'a' <= l && l <= 'z':
 			b ^= 0x20
+		case '0' <= b && b <= '9':
+			b = '0' + '9' - b
 		}
 		dst[i] = b
 	}

@@ -10,7 +10,6 @@ import (
 
 	"github.com/kpopd/kpopd/authn"
 	"github.com/kpopd/kpopd/pop3"
-	"github.com/kpopd/kpopd/pop3/client"
 )
 
 // Rules of STLS (RFC 2595).
@@ -53,18 +52,12 @@ func TestRule106_NoWayBackToClearText(t *testing.T) {
 			w := newWorld()
 			var done pop3.SessionDone
 			w.server.Trace = &pop3.Trace{Session: func(_ context.Context, d *pop3.SessionDone) { done = *d }}
-			near, far := socketPair(t)
-			w.serve(t.Context(), far)
-			c, err := client.New(t.Context(), near, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.Close()
+			c := w.dialTCP(t)
 			if _, err := c.Cmd(t.Context(), "STLS"); err != nil {
 				t.Fatal(err)
 			}
-			shake(near)
-			rest, _ := io.ReadAll(near) // an alert, or nothing
+			shake(c.Conn())
+			rest, _ := io.ReadAll(c.Conn()) // an alert, or nothing
 			if strings.Contains(string(rest), "OK") || strings.Contains(string(rest), "ERR") {
 				t.Errorf("in the clear: %q", rest)
 			}

@@ -58,13 +58,7 @@ func marked(t *testing.T, w *world) *client.Client {
 	t.Helper()
 	w.store.Deliver("alice", "Subject: one\n\n")
 	w.store.Deliver("alice", "Subject: two\n\n")
-	near, far := socketPair(t)
-	w.serve(t.Context(), far)
-	c, err := client.New(t.Context(), near, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
+	c := w.dialTCP(t)
 	if err := c.UserPass(t.Context(), "alice", "open sesame"); err != nil {
 		t.Fatal(err)
 	}
@@ -109,13 +103,7 @@ func TestRule073_OnlyQuitUpdates(t *testing.T) {
 			w := newWorld()
 			w.store.Deliver("alice", "Subject: one\n\n")
 			w.store.Deliver("alice", "Subject: two\n\n")
-			near, far := socketPair(t)
-			w.serve(t.Context(), far)
-			c, err := client.New(t.Context(), near, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.Close()
+			c := w.dialTCP(t)
 			if err := c.StartTLS(t.Context(), &tls.Config{InsecureSkipVerify: true}); err != nil {
 				t.Fatal(err)
 			}

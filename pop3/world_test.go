@@ -190,7 +190,21 @@ func (w *world) connect(t testing.TB) net.Conn {
 // dial begins a session for a client that has read the greeting.
 func (w *world) dial(t testing.TB) *client.Client {
 	t.Helper()
-	c, err := client.New(t.Context(), w.connect(t), nil)
+	return w.client(t, w.connect(t))
+}
+
+// dialTCP is dial over a socket of loopback, where a test needs one: a pipe
+// has no buffer, so that both ends of TLS wait for the other's goodbye.
+func (w *world) dialTCP(t testing.TB) *client.Client {
+	t.Helper()
+	near, far := socketPair(t)
+	w.serve(t.Context(), far)
+	return w.client(t, near)
+}
+
+func (w *world) client(t testing.TB, conn net.Conn) *client.Client {
+	t.Helper()
+	c, err := client.New(t.Context(), conn, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
