@@ -50,24 +50,24 @@ type format struct {
 // The bounds keep a typing error or a hostile line from making each login cost
 // minutes or gigabytes; they are far above what anyone uses.
 var formats = []format{
-	{prefix: "$6$", scheme: []string{"SHA512-CRYPT"}, shape: shape(`(rounds=([0-9]{1,9})\$)?[^$:]{0,16}\$[./0-9A-Za-z]{86}`), decode: shacrypt.Decode, class: 1, max: []uint64{5_000_000}},
-	{prefix: "$5$", scheme: []string{"SHA256-CRYPT"}, shape: shape(`(rounds=([0-9]{1,9})\$)?[^$:]{0,16}\$[./0-9A-Za-z]{43}`), decode: shacrypt.Decode, class: 1, max: []uint64{5_000_000}},
+	{prefix: "$6$", scheme: []string{"SHA512-CRYPT"}, shape: shape(`(rounds=([1-9][0-9]{0,8})\$)?[^$:]{0,16}\$[./0-9A-Za-z]{86}`), decode: shacrypt.Decode, class: 1, max: []uint64{5_000_000}},
+	{prefix: "$5$", scheme: []string{"SHA256-CRYPT"}, shape: shape(`(rounds=([1-9][0-9]{0,8})\$)?[^$:]{0,16}\$[./0-9A-Za-z]{43}`), decode: shacrypt.Decode, class: 1, max: []uint64{5_000_000}},
 	{prefix: "$y$", shape: shape(`(j[./0-9A-D][./0-9A-T])\$[./0-9A-Za-z]{1,86}\$[./0-9A-Za-z]{43}`), decode: scrypt.Decode, class: 1},
-	{prefix: "$2b$", scheme: []string{"BLF-CRYPT"}, shape: shape(`([0-9]{2})\$[./0-9A-Za-z]{53}`), decode: bcrypt.Decode, class: 1, max: []uint64{16}},
-	{prefix: "$2y$", scheme: []string{"BLF-CRYPT"}, shape: shape(`([0-9]{2})\$[./0-9A-Za-z]{53}`), decode: bcrypt.Decode, class: 1, max: []uint64{16}},
-	{prefix: "$2a$", scheme: []string{"BLF-CRYPT"}, shape: shape(`([0-9]{2})\$[./0-9A-Za-z]{53}`), decode: bcrypt.Decode, class: 1, max: []uint64{16}},
+	{prefix: "$2b$", scheme: []string{"BLF-CRYPT"}, shape: shape(`(0[4-9]|[1-9][0-9])\$[./0-9A-Za-z]{53}`), decode: bcrypt.Decode, class: 1, max: []uint64{16}},
+	{prefix: "$2y$", scheme: []string{"BLF-CRYPT"}, shape: shape(`(0[4-9]|[1-9][0-9])\$[./0-9A-Za-z]{53}`), decode: bcrypt.Decode, class: 1, max: []uint64{16}},
+	{prefix: "$2a$", scheme: []string{"BLF-CRYPT"}, shape: shape(`(0[4-9]|[1-9][0-9])\$[./0-9A-Za-z]{53}`), decode: bcrypt.Decode, class: 1, max: []uint64{16}},
 	{prefix: "$argon2id$", scheme: []string{"ARGON2ID"}, shape: argonShape, decode: argon2.Decode, class: 1, max: argonMax},
 	{prefix: "$argon2i$", scheme: []string{"ARGON2I"}, shape: argonShape, decode: argon2.Decode, class: 1, max: argonMax},
-	{prefix: "$scrypt$", shape: shape(`(ln=[0-9]{1,2},r=[0-9]{1,2},p=[0-9]{1,2})\$[+/0-9A-Za-z]{1,86}\$[+/0-9A-Za-z]{22,128}`), decode: scrypt.Decode, class: 1, max: []uint64{18, 8, 4}},
+	{prefix: "$scrypt$", shape: shape(`(ln=[1-9][0-9]?,r=[1-9][0-9]?,p=[1-9][0-9]?)\$[+/0-9A-Za-z]{1,86}\$[+/0-9A-Za-z]{22,128}`), decode: scrypt.Decode, class: 1, max: []uint64{18, 8, 4}},
 	{prefix: "$pbkdf2-sha256$", shape: pbkdf2Shape, decode: pbkdf2.Decode, class: 1, max: []uint64{10_000_000}},
 	{prefix: "$pbkdf2-sha512$", shape: pbkdf2Shape, decode: pbkdf2.Decode, class: 1, max: []uint64{10_000_000}},
 	{prefix: "$pbkdf2$", shape: pbkdf2Shape, decode: pbkdf2.Decode, class: 1, max: []uint64{10_000_000}},
 }
 
 var (
-	argonShape  = shape(`v=19\$(m=[0-9]{1,7},t=[0-9]{1,3},p=[0-9]{1,3})\$[+/0-9A-Za-z]{11,86}\$[+/0-9A-Za-z]{16,86}`)
+	argonShape  = shape(`v=19\$(m=[1-9][0-9]{0,6},t=[1-9][0-9]{0,2},p=[1-9][0-9]{0,2})\$[+/0-9A-Za-z]{11,86}\$[+/0-9A-Za-z]{16,86}`)
 	argonMax    = []uint64{1 << 18, 100, 16} // KiB, passes, lanes
-	pbkdf2Shape = shape(`([0-9]{1,8})\$[./0-9A-Za-z]{1,86}\$[./0-9A-Za-z]{22,128}`)
+	pbkdf2Shape = shape(`([1-9][0-9]{0,7})\$[./0-9A-Za-z]{1,86}\$[./0-9A-Za-z]{22,128}`)
 	digits      = regexp.MustCompile(`[0-9]+`)
 	schemeName  = regexp.MustCompile(`^\{([A-Z0-9.-]{1,24})\}`)
 	idName      = regexp.MustCompile(`^\$([a-z0-9-]{1,16})\$`)
