@@ -33,8 +33,12 @@ func (d *drop) Messages() []maildrop.Message { return d.listing.messages }
 
 func (d *drop) Content(_ context.Context, i int) (io.ReadCloser, error) {
 	c, err := d.openContent(i)
-	if err == unix.ENOENT || err == unix.ESTALE {
-		if err = d.find(i); err == nil {
+	for try := 0; isMissing(err); try++ {
+		if err = d.find(i); isMissing(err) {
+			err = maildrop.ErrGone
+		} else if err == nil && try == tries {
+			err = errMoving
+		} else if err == nil {
 			c, err = d.openContent(i)
 		}
 	}
@@ -44,11 +48,11 @@ func (d *drop) Content(_ context.Context, i int) (io.ReadCloser, error) {
 		}
 		c.Close()
 	}
-	if err == unix.ENOENT || err == unix.ESTALE {
-		err = maildrop.ErrGone
-	}
 	return nil, wrap("message", d.listing.messages[i].UID, err)
 }
+
+// isMissing says that a file is not where it was; NFS calls it stale.
+func isMissing(err error) bool { return err == unix.ENOENT || err == unix.ESTALE }
 
 func (d *drop) openContent(i int) (*content, error) {
 	root, err := d.store.openRoot()
@@ -101,8 +105,12 @@ func (d *drop) find(i int) error {
 	}
 	defer unix.Close(fd)
 	if d.settled {
-		if at, err := stampsAt(fd); err != nil || at == d.at {
-			return errors.Join(err, unix.ENOENT)
+		at, err := stampsAt(fd)
+		if err != nil {
+			return err
+		}
+		if at == d.at {
+			return unix.ENOENT
 		}
 	}
 	dd, err := openDirs(fd)
@@ -174,7 +182,7 @@ func (d *drop) remove(del []int) (left []int, err error) {
 		if try > 0 {
 			// renamed by another program, or removed: then there is nothing left to do
 			found, err := d.relocate(&dd)
-			if err == nil && try == 20 {
+			if err == nil && try == tries {
 				err = errMoving
 			}
 			if err != nil {
@@ -190,7 +198,7 @@ func (d *drop) remove(del []int) (left []int, err error) {
 			switch err := unlink(dd[f.dir], f.name); err {
 			case nil:
 				removed[f.dir] = append(removed[f.dir], i)
-			case unix.ENOENT:
+			case unix.ENOENT, unix.ESTALE:
 				missing = append(missing, i)
 			default:
 				left = append(left, i)

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"github.com/kpopd/kpopd/maildrop"
 )
@@ -65,12 +64,15 @@ func (s *Store) list(ctx context.Context, fd int, path string) (*listing, error)
 // alone vouch for a listing. The coarsest file clocks go in steps of 2 s.
 const settle = 2500 * time.Millisecond
 
+// tries is how often a message that others keep renaming is looked for.
+const tries = 20
+
 var errMoving = fmt.Errorf("%w: others keep moving messages", maildrop.ErrTemporary)
 
 // read lists d, taking from old what did not change. A message that is moved
 // between its listing and its measuring is looked for again.
 func (s *Store) read(ctx context.Context, d *dirs, old *listing) (*listing, error) {
-	for range 20 {
+	for range tries {
 		now := time.Now()
 		entries, at, still, err := d.scanUntilStill()
 		if err != nil {
@@ -199,7 +201,7 @@ func (m *measuring) work(ctx context.Context) error {
 		i := m.todo[k]
 		switch err := m.one(i, buf[:]); {
 		case err == nil:
-		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ESTALE):
+		case isMissing(err):
 			m.moved.Store(true)
 		case errors.Is(err, errStrange):
 			m.listing.files[i].name = ""

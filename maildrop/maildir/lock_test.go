@@ -1,0 +1,201 @@
+package maildir
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kpopd/kpopd/maildrop"
+)
+
+// holdRoot names the mail root in the environment of a process that
+// TestHolder is to run in.
+const holdRoot = "KPOPD_TEST_HOLD_ROOT"
+
+// TestHolder is the other process: it holds alice's maildrop until its
+// standard input ends, or it is killed.
+func TestHolder(t *testing.T) {
+	root := os.Getenv(holdRoot)
+	if root == "" {
+		t.Skip("runs in a process that other tests start")
+	}
+	d, err := newStore(t, root, Options{}).Open(t.Context(), maildrop.Ref{User: "alice"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	os.Stdout.WriteString("locked\n")
+	io.Copy(io.Discard, os.Stdin)
+}
+
+func startHolder(t *testing.T, root string) (*exec.Cmd, io.Closer) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run=^TestHolder$")
+	cmd.Env = append(os.Environ(), holdRoot+"="+root)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { in.Close(); cmd.Process.Kill(); cmd.Wait() })
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "locked\n" {
+		t.Fatalf("the other process says %q, %v", line, err)
+	}
+	return cmd, in
+}
+
+func TestRule172LocksOfOtherProcesses(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	makeMaildir(t, root, "alice")
+	s := newStore(t, root, Options{})
+	open := func() (maildrop.Drop, error) { return s.Open(t.Context(), maildrop.Ref{User: "alice"}) }
+
+	for _, end := range []string{"exit", "kill"} {
+		cmd, in := startHolder(t, root)
+		d, err := open()
+		wantKind(t, d, err, maildrop.ErrInUse)
+		if end == "exit" {
+			in.Close()
+		} else {
+			cmd.Process.Signal(syscall.SIGKILL)
+		}
+		cmd.Wait()
+		d, err = open()
+		if err != nil {
+			t.Fatalf("after %s of the other process: %v", end, err)
+		}
+		d.Close()
+	}
+}
+
+// Rule 176: other names of a maildrop lead to the same lock.
+func TestRule176OneLockForAllNames(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	makeMaildir(t, root, "alice")
+	s := newStore(t, root, Options{})
+	d, err := s.Open(t.Context(), maildrop.Ref{User: "alice"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	for _, r := range []maildrop.Ref{
+		{User: "Alice@example", Path: "alice"},
+		{User: "alias", Path: "./alice//"},
+		{User: "alias", Path: "bob/../alice"},
+	} {
+		d, err := s.Open(t.Context(), r)
+		wantKind(t, d, err, maildrop.ErrInUse)
+	}
+}
+
+// smallDisk mounts a file system with room for so many files.
+func smallDisk(t *testing.T, inodes string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k,nr_inodes="+inodes); err != nil {
+		t.Skipf("cannot mount a small disk: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// A user whose disk is full must be able to log in and delete, on the first
+// login ever as well.
+func TestFullDisk(t *testing.T) {
+	t.Parallel()
+	root := smallDisk(t, "8") // root, alice, new, cur, tmp and three files
+	alice := makeMaildir(t, root, "alice")
+	put(t, alice, "1.a", "a\n")
+	put(t, alice, "2.b", "b\n")
+	filler := filepath.Join(root, "filler")
+	fill(t, filler)
+	s := newStore(t, root, Options{})
+	open := func() (maildrop.Drop, error) { return s.Open(t.Context(), maildrop.Ref{User: "alice"}) }
+
+	first, err := open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := open()
+	wantKind(t, d, err, maildrop.ErrInUse)
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	d, err = open() // finds room for the lock file, and the directory locked
+	wantKind(t, d, err, maildrop.ErrInUse)
+	if _, err := os.Stat(filepath.Join(alice, lockFile)); err != nil {
+		t.Error(err)
+	}
+	if err := first.Commit(t.Context(), []int{0}); err != nil {
+		t.Error(err)
+	}
+
+	fill(t, filepath.Join(alice, "tmp", "filler")) // the lock file is there now
+	d, err = open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := open()
+	wantKind(t, other, err, maildrop.ErrInUse)
+	if err := d.Commit(t.Context(), []int{0}); err != nil {
+		t.Error(err)
+	}
+	wantMessages(t, s)
+}
+
+func fill(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for err == nil {
+		_, err = f.Write(make([]byte, 4096))
+	}
+	if !errors.Is(err, unix.ENOSPC) {
+		t.Fatal(err)
+	}
+}
+
+// A read-only maildrop can be read, and says that nothing was removed.
+func TestReadOnlyDisk(t *testing.T) {
+	t.Parallel()
+	root := smallDisk(t, "16")
+	put(t, makeMaildir(t, root, "alice"), "1.a", "a\n")
+	if err := unix.Mount("", root, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		t.Skip(err)
+	}
+	s := newStore(t, root, Options{})
+	d, err := s.Open(t.Context(), maildrop.Ref{User: "alice"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := s.Open(t.Context(), maildrop.Ref{User: "alice"})
+	wantKind(t, other, err, maildrop.ErrInUse)
+	err = d.Commit(t.Context(), []int{0})
+	var ce *maildrop.CommitError
+	if !errors.As(err, &ce) || !errors.Is(err, unix.EROFS) {
+		t.Errorf("Commit: %v", err)
+	}
+	wantMessages(t, s, "1.a")
+}
