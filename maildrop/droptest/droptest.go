@@ -49,12 +49,29 @@ func RunStore(t *testing.T, newHarness New) {
 		name string
 		run  func(*testing.T, New)
 	}{
-		{"Rule040", Rule040}, {"Rule044", Rule044}, {"Rule046", Rule046}, {"Rule048", Rule048},
-		{"Rule051", Rule051}, {"Rule060", Rule060}, {"Rule061", Rule061}, {"Rule062", Rule062},
-		{"Rule068", Rule068}, {"Rule069", Rule069}, {"Rule071", Rule071}, {"Rule072", Rule072},
-		{"Rule073", Rule073}, {"Rule074", Rule074}, {"Rule075", Rule075}, {"Rule076", Rule076},
-		{"Rule078", Rule078}, {"Rule079", Rule079}, {"Rule171", Rule171}, {"Rule172", Rule172},
-		{"Rule174", Rule174}, {"Rule175", Rule175}, {"Cancelled", Cancelled},
+		{"Rule040", Rule040},
+		{"Rule044", Rule044},
+		{"Rule046", Rule046},
+		{"Rule048", Rule048},
+		{"Rule051", Rule051},
+		{"Rule060", Rule060},
+		{"Rule061", Rule061},
+		{"Rule062", Rule062},
+		{"Rule068", Rule068},
+		{"Rule069", Rule069},
+		{"Rule071", Rule071},
+		{"Rule072", Rule072},
+		{"Rule073", Rule073},
+		{"Rule074", Rule074},
+		{"Rule075", Rule075},
+		{"Rule076", Rule076},
+		{"Rule078", Rule078},
+		{"Rule079", Rule079},
+		{"Rule171", Rule171},
+		{"Rule172", Rule172},
+		{"Rule174", Rule174},
+		{"Rule175", Rule175},
+		{"Cancelled", Cancelled},
 	} {
 		t.Run(tt.name, func(t *testing.T) { tt.run(t, newHarness) })
 	}

@@ -68,7 +68,7 @@ func (d *drop) openContent(i int) (*content, error) {
 // promised its size.
 func (d *drop) verify(i int, c *content) error {
 	f := &d.files[i]
-	if f.measured && c.size == f.stored && c.modified == f.modified {
+	if c.size == f.stored && c.modified == f.modified {
 		return nil
 	}
 	buf := readBuffers.Get().(*[64 << 10]byte)
@@ -90,7 +90,7 @@ func (d *drop) verify(i int, c *content) error {
 func (d *drop) correct(i int, c *content, m *maildrop.Meter) {
 	l := &listing{messages: slices.Clone(d.corrected.messages), files: slices.Clone(d.corrected.files)}
 	f := &l.files[i]
-	f.stored, f.modified, f.measured = c.size, c.modified, true
+	f.sized, f.stored, f.modified = true, c.size, c.modified
 	l.messages[i].Size, l.messages[i].WireForm = m.Size(), m.WireForm()
 	d.corrected = l
 	d.store.cache.put(d.path, l)
@@ -133,18 +133,7 @@ func (d *drop) relocate(dd *dirs) (found []bool, err error) {
 	}
 	d.at, d.settled = at, still
 	d.files = slices.Clone(d.files)
-	found = make([]bool, len(d.files))
-	k := 0
-	for i := range d.files {
-		for k < len(entries) && compareEntries(entries[k], d.files[i].entry) < 0 {
-			k++
-		}
-		if k < len(entries) && entries[k].base == d.files[i].base {
-			d.files[i].entry = entries[k]
-			found[i] = true
-		}
-	}
-	return found, nil
+	return place(d.files, entries), nil
 }
 
 // Commit implements [maildrop.Drop]. A directory whose fsync failed may give

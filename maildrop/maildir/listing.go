@@ -9,8 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/kpopd/kpopd/maildrop"
 )
 
@@ -26,9 +24,10 @@ type listing struct {
 // file is where a message was seen last.
 type file struct {
 	entry
-	stored   int64 // octets in the file when it was measured
+	sized    bool
+	drop     bool  // while the listing is made: no message, or gone
+	stored   int64 // octets in the file when it was measured; -1 when the size is from its name
 	modified int64 // its mtime then, Unix nanoseconds
-	measured bool  // false: nobody has read it, the size is from its name
 }
 
 // weight is what a listing counts in the cache: an empty one is not free.
@@ -72,78 +71,98 @@ var errMoving = fmt.Errorf("%w: others keep moving messages", maildrop.ErrTempor
 // read lists d, taking from old what did not change. A message that is moved
 // between its listing and its measuring is looked for again.
 func (s *Store) read(ctx context.Context, d *dirs, old *listing) (*listing, error) {
+	now := time.Now()
+	entries, at, still, err := d.scanUntilStill()
+	if err != nil {
+		return nil, err
+	}
+	l := s.newListing(entries, old)
+	l.at, l.settled = at, still && at.olderThan(settle, now)
 	for range tries {
-		now := time.Now()
-		entries, at, still, err := d.scanUntilStill()
-		if err != nil {
-			return nil, err
-		}
-		l := newListing(entries, old)
-		l.at, l.settled = at, still && at.olderThan(settle, now)
-		moved, err := s.measure(ctx, d, l)
-		if err != nil {
-			return nil, err
-		}
-		if !moved {
+		m := measuring{store: s, dirs: d, listing: l, todo: l.unsized()}
+		if len(m.todo) == 0 {
 			return l, nil
 		}
-		old = l
+		if err := m.run(ctx); err != nil {
+			return nil, err
+		}
+		if m.missing.Load() {
+			if entries, _, _, err = d.scanUntilStill(); err != nil {
+				return nil, err
+			}
+			for i, found := range place(l.files, entries) {
+				l.files[i].drop = l.files[i].drop || !found && !l.files[i].sized
+			}
+		}
+		l.compact()
 	}
 	return nil, errMoving
 }
 
 // newListing gives the entries what old knows of them. Both are in order.
-func newListing(entries []entry, old *listing) *listing {
+func (s *Store) newListing(entries []entry, old *listing) *listing {
 	l := &listing{
 		messages: make([]maildrop.Message, len(entries)),
 		files:    make([]file, len(entries)),
 	}
-	var known []file
-	if old != nil {
-		known = old.files
+	if old == nil {
+		old = new(listing)
 	}
 	k := 0
 	for i, e := range entries {
 		l.files[i].entry = e
 		l.messages[i].UID = uidOf(e.base)
-		for k < len(known) && compareEntries(known[k].entry, e) < 0 {
+		for k < len(old.files) && compareEntries(old.files[k].entry, e) < 0 {
 			k++
 		}
-		if k < len(known) && known[k].base == e.base && known[k].ino == e.ino && known[k].measured {
-			l.files[i] = known[k]
+		if k < len(old.files) && old.files[k].base == e.base && old.files[k].ino == e.ino {
+			l.files[i] = old.files[k]
 			l.files[i].entry = e
 			l.messages[i].Size, l.messages[i].WireForm = old.messages[k].Size, old.messages[k].WireForm
+		} else if size, ok := wireSize(e.base); ok && s.options.TrustSizes {
+			l.files[i].sized, l.files[i].stored = true, -1
+			l.messages[i].Size = size
 		}
 	}
 	return l
 }
 
-// measure finds the sizes that l lacks. Files that are no messages leave the
-// listing. moved says that some file was no longer where it was listed; l then
-// knows the others.
-func (s *Store) measure(ctx context.Context, d *dirs, l *listing) (moved bool, err error) {
-	var todo []int
+func (l *listing) unsized() (todo []int) {
 	for i := range l.files {
-		if l.files[i].measured {
-			continue
+		if !l.files[i].sized {
+			todo = append(todo, i)
 		}
-		if size, ok := wireSize(l.files[i].base); ok && s.options.TrustSizes {
-			l.messages[i].Size = size
-			continue
+	}
+	return todo
+}
+
+// compact takes out the files that are marked to be dropped.
+func (l *listing) compact() {
+	kept := l.messages[:0]
+	for i := range l.files {
+		if !l.files[i].drop {
+			kept = append(kept, l.messages[i])
 		}
-		todo = append(todo, i)
 	}
-	if len(todo) == 0 {
-		return false, nil
+	l.messages = kept
+	l.files = slices.DeleteFunc(l.files, func(f file) bool { return f.drop })
+}
+
+// place tells files where they are now. Both are in order. found says which
+// of them there are.
+func place(files []file, entries []entry) (found []bool) {
+	found = make([]bool, len(files))
+	k := 0
+	for i := range files {
+		for k < len(entries) && compareEntries(entries[k], files[i].entry) < 0 {
+			k++
+		}
+		if k < len(entries) && entries[k].base == files[i].base {
+			files[i].entry = entries[k]
+			found[i] = true
+		}
 	}
-	m := measuring{store: s, dirs: d, listing: l, todo: todo}
-	if err := m.run(ctx); err != nil {
-		return false, err
-	}
-	if m.strange.Load() {
-		l.dropStrange()
-	}
-	return m.moved.Load(), nil
+	return found
 }
 
 // measuring is the work of one session at its unmeasured messages.
@@ -153,8 +172,7 @@ type measuring struct {
 	listing *listing
 	todo    []int
 	next    atomic.Int64 // in todo
-	moved   atomic.Bool
-	strange atomic.Bool
+	missing atomic.Bool  // a file is no longer where it was listed
 }
 
 // run works through todo. The session does the work itself, and has as many
@@ -163,17 +181,26 @@ type measuring struct {
 // end with todo, with the first error, and with ctx.
 func (m *measuring) run(ctx context.Context) error {
 	const worth = 16 // messages for one more helper
-	g, ctx := errgroup.WithContext(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	work := func() {
+		if err := m.work(ctx); err != nil {
+			cancel(err)
+		}
+	}
+	var helpers sync.WaitGroup
 	for range len(m.todo) / worth {
 		if !m.store.takeHelper() {
 			break
 		}
-		g.Go(func() error {
-			defer func() { <-m.store.helpers }()
-			return m.work(ctx)
+		helpers.Go(func() {
+			defer m.store.releaseHelper()
+			work()
 		})
 	}
-	return errors.Join(m.work(ctx), g.Wait())
+	work()
+	helpers.Wait()
+	return context.Cause(ctx)
 }
 
 func (s *Store) takeHelper() bool {
@@ -184,6 +211,8 @@ func (s *Store) takeHelper() bool {
 		return false
 	}
 }
+
+func (s *Store) releaseHelper() { <-s.helpers }
 
 var readBuffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 
@@ -202,10 +231,9 @@ func (m *measuring) work(ctx context.Context) error {
 		switch err := m.one(i, buf[:]); {
 		case err == nil:
 		case isMissing(err):
-			m.moved.Store(true)
+			m.missing.Store(true)
 		case errors.Is(err, errStrange):
-			m.listing.files[i].name = ""
-			m.strange.Store(true)
+			m.listing.files[i].drop = true
 		default:
 			return wrap("measure", dirNames[m.listing.files[i].dir]+"/"+m.listing.files[i].name, err)
 		}
@@ -223,19 +251,7 @@ func (m *measuring) one(i int, buf []byte) error {
 	if err != nil {
 		return err
 	}
-	f.stored, f.modified, f.measured = c.size, c.modified, true
+	f.sized, f.stored, f.modified = true, c.size, c.modified
 	m.listing.messages[i].Size, m.listing.messages[i].WireForm = meter.Size(), meter.WireForm()
 	return nil
-}
-
-// dropStrange takes out what [measuring.work] marked.
-func (l *listing) dropStrange() {
-	kept := l.messages[:0]
-	for i, f := range l.files {
-		if f.name != "" {
-			kept = append(kept, l.messages[i])
-		}
-	}
-	l.messages = kept
-	l.files = slices.DeleteFunc(l.files, func(f file) bool { return f.name == "" })
 }

@@ -2,13 +2,17 @@ package maildir
 
 import (
 	"bufio"
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -20,7 +24,7 @@ import (
 const holdRoot = "KPOPD_TEST_HOLD_ROOT"
 
 // TestHolder is the other process: it holds alice's maildrop until its
-// standard input ends, or it is killed.
+// standard input ends, and then removes every second message.
 func TestHolder(t *testing.T) {
 	root := os.Getenv(holdRoot)
 	if root == "" {
@@ -33,6 +37,13 @@ func TestHolder(t *testing.T) {
 	defer d.Close()
 	os.Stdout.WriteString("locked\n")
 	io.Copy(io.Discard, os.Stdin)
+	var odd []int
+	for i := 1; i < len(d.Messages()); i += 2 {
+		odd = append(odd, i)
+	}
+	if err := d.Commit(t.Context(), odd); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func startHolder(t *testing.T, root string) (*exec.Cmd, io.Closer) {
@@ -80,6 +91,43 @@ func TestRule172LocksOfOtherProcesses(t *testing.T) {
 		}
 		d.Close()
 	}
+}
+
+// A session that is killed while it removes has removed some of the marked
+// messages and no other; the next one lists what there is.
+func TestRule077KilledDuringCommit(t *testing.T) {
+	t.Parallel()
+	const n = 600
+	root := t.TempDir()
+	dir := makeMaildir(t, root, "alice")
+	for i := range n {
+		put(t, dir, fmt.Sprintf("%d.a", 1000+i), "a\n")
+	}
+	cmd, in := startHolder(t, root)
+	in.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for countFiles(t, dir) == n && ctx.Err() == nil { // until it has begun
+		runtime.Gosched()
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+
+	left := countFiles(t, dir)
+	d := openAlice(t, newStore(t, root, Options{}))
+	if len(d.Messages()) != left || left < n/2 {
+		t.Errorf("%d messages are listed, %d are there", len(d.Messages()), left)
+	}
+	there := make(map[string]bool)
+	for _, m := range d.Messages() {
+		there[m.UID] = m.Size == 3
+	}
+	for i := 0; i < n; i += 2 {
+		if !there[fmt.Sprintf("%d.a", 1000+i)] {
+			t.Errorf("message %d was not marked and is lost", i)
+		}
+	}
+	t.Logf("killed after %d of %d removals", n-left, n/2)
 }
 
 // Rule 176: other names of a maildrop lead to the same lock.

@@ -42,6 +42,16 @@ func TestRule174DeliveryNeedsNoLock(t *testing.T)               { droptest.Rule1
 func TestRule175OthersMayExpunge(t *testing.T)                  { droptest.Rule175(t, harness) }
 func TestCancelledContext(t *testing.T)                         { droptest.Cancelled(t, harness) }
 
+func TestRule070SizesAreOf64Bits(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	dir := makeMaildir(t, root, "alice")
+	put(t, dir, "1.a,W=3221225472", "a\n")
+	if got := openAlice(t, newStore(t, root, Options{TrustSizes: true})).Messages()[0].Size; got != 3<<30 {
+		t.Errorf("size %d", got)
+	}
+}
+
 // Sizes from file names must not change what a session shows, only what it reads.
 func TestStoreThatTrustsSizes(t *testing.T) {
 	t.Parallel()
