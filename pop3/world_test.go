@@ -304,7 +304,7 @@ var passwords = map[string]string{
 }
 
 // secrets are for APOP and CRAM-MD5: the users of RFC 1939 and RFC 2195.
-var secrets = map[string]string{"mrose": "tanstaaf", "tim": "tanstaaftanstaaf"}
+var secrets = map[string]string{"mrose": "tanstaaf", "tim": "tanstaaftanstaaf", "jörg": "geheim"}
 
 var (
 	_ authn.PasswordVerifier = (*people)(nil)
