@@ -28,7 +28,10 @@ func newLogin(p *Policy, t *Transport, mech string) *Login {
 
 func (l *Login) begin(ctx context.Context, m Mechanism) (err error) {
 	if why := l.policy.allows(m, l.t); why != nil {
-		return &Error{Kind: Denied, Step: l.policy.Name, Err: fmt.Errorf("%s: %w", l.mech, why)}
+		return &Error{
+			Kind: Denied, Step: l.policy.Name, Err: fmt.Errorf("%s: %w", l.mech, why),
+			Text: fmt.Sprintf("%s cannot be used here: %v", l.mech, why),
+		}
 	}
 	defer l.recovered(&err)
 	ex, err := m.Start(withTrace(ctx, l.policy.Trace), l.t)

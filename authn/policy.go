@@ -54,11 +54,13 @@ func (p *Policy) Mechanisms(t *Transport) []Mechanism {
 	return ms
 }
 
+// allows returns why m may not be used on t. The client is told, so the reasons
+// are ASCII and say nothing of the configuration.
 func (p *Policy) allows(m Mechanism, t *Transport) error {
 	tr := m.Traits()
 	switch {
 	case tr&NeedsPeer != 0 && t.Peer == nil:
-		return errors.New("no ticket was shown before the first command")
+		return errors.New("no ticket came before the first command")
 	case tr&NeedsPeer == 0 && t.Peer != nil:
 		return errors.New("a KPOP connection takes its ticket only")
 	case tr&NeedsStamp != 0 && t.Stamp == "":
@@ -66,9 +68,9 @@ func (p *Policy) allows(m Mechanism, t *Transport) error {
 	case t.TLS != nil || tr&NeedsPeer != 0:
 		return nil
 	case tr&Plaintext != 0 && !p.trusts(t.Remote.Addr()):
-		return errors.New("shows a password in the clear")
+		return errors.New("it shows a password in the clear, start TLS first")
 	case p.BeforeTLS != nil && !slices.Contains(p.BeforeTLS, m.Name()):
-		return errors.New("not before TLS")
+		return errors.New("start TLS first")
 	}
 	return nil
 }

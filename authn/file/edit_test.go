@@ -58,8 +58,15 @@ func TestSetHashRefuses(t *testing.T) {
 	t.Parallel()
 	path := write(t, "users", "bob:*\n", 0o600)
 	for _, tt := range []struct{ login, hash string }{
-		{"", hashP}, {"a:b", hashP}, {"a\nb", hashP}, {"#a", hashP}, {"a/b", hashP},
-		{"alice", ""}, {"alice", "secret"}, {"alice", hashP + ":x"}, {"alice", hashP + "\nroot:" + hashP},
+		{"", hashP},
+		{"a:b", hashP},
+		{"a\nb", hashP},
+		{"#a", hashP},
+		{"a/b", hashP},
+		{"alice", ""},
+		{"alice", "secret"},
+		{"alice", hashP + ":x"},
+		{"alice", hashP + "\nroot:" + hashP},
 	} {
 		if err := SetHash(path, tt.login, tt.hash); err == nil {
 			t.Errorf("took %q with %q", tt.login, tt.hash)

@@ -473,3 +473,17 @@ func FuzzDigests(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkLoad(b *testing.B) {
+	var s strings.Builder
+	for i := range 10_000 {
+		fmt.Fprintf(&s, "user%d:%s:5000:5000::/home::maildrop=u/%d\n", i, hashSHA6, i)
+	}
+	text := []byte(s.String())
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := parseUsers("users", text); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

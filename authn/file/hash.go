@@ -34,7 +34,7 @@ var (
 	errBroken    = errors.New("hash is damaged: make a new one with kpopd passwd")
 	errCost      = errors.New("hash would cost more time or memory than a login may: make a new one with kpopd passwd")
 	errAllowNets = errors.New("allow_nets is not obeyed here, so the user would get in from anywhere: remove it, or the user")
-	errMaildrop  = errors.New("maildrop= must be a relative path without ..")
+	errMaildrop  = errors.New("maildrop= must be a relative path that stays below the root")
 )
 
 // format is a kind of hash, known by how it begins.
