@@ -141,8 +141,8 @@ func decodeInitial(b []byte) ([]byte, error) {
 func decode(b []byte) ([]byte, error) {
 	const group = 1 << 10 // of base64, through a second buffer: the package does not promise to work in place
 	var piece [group / 4 * 3]byte
-	if bytes.IndexByte(b, '\r') >= 0 { // which the package would skip
-		return nil, malformed("base64 with CR")
+	if bytes.ContainsAny(b, "\r\n") { // which the package would skip
+		return nil, malformed("base64 with a line end")
 	}
 	n := 0
 	for i := 0; i < len(b); i += group {
