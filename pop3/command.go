@@ -17,7 +17,7 @@ type flag uint8
 
 const (
 	secret   flag = 1 << iota // the arguments never reach a log and are wiped
-	rest                      // the rest of the line is one argument
+	password                  // the rest of the line is one argument, and the name given to USER is used up
 	keepUser                  // may stand between USER and PASS
 	reads                     // reads on, so that its arguments are not there any more when it returns
 )
@@ -48,8 +48,8 @@ var commands = [...]command{
 	{"UIDL", transaction, 0, 1, 0, (*session).uidl},
 	{"QUIT", authorization | transaction, 0, 0, 0, (*session).quit}, // RFC 1939 sections 4 and 6
 	{"USER", authorization, 1, 1, 0, (*session).user},               // RFC 1939 section 7
-	{"PASS", authorization, 0, 1, secret | rest | keepUser, (*session).pass},
-	{"RPOP", authorization, 0, 1, secret | rest | keepUser, (*session).rpop},  // PASS of old KPOP clients
+	{"PASS", authorization, 0, 1, secret | password, (*session).pass},
+	{"RPOP", authorization, 0, 1, secret | password, (*session).rpop},         // PASS of old KPOP clients
 	{"APOP", authorization, 2, 2, secret, (*session).apop},                    // RFC 1939 section 7
 	{"AUTH", authorization, 0, 2, secret | keepUser | reads, (*session).auth}, // RFC 5034 section 4
 	{"CAPA", authorization | transaction, 0, 0, keepUser, (*session).capa},    // RFC 2449 section 5
@@ -90,7 +90,7 @@ func (c *command) parseArgs(text []byte, spaced bool, into *[maxArgs][]byte) (ar
 	var a args
 	switch {
 	case !spaced:
-	case c.flags&rest != 0:
+	case c.flags&password != 0:
 		into[0] = text
 		a = into[:1]
 	default:

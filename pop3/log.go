@@ -2,6 +2,7 @@ package pop3
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"strconv"
@@ -56,7 +57,12 @@ func (s *session) logLogin(ctx context.Context, mech, name string, err error) {
 	if !s.log.Enabled(ctx, level) {
 		return
 	}
-	a := s.attrs(slog.String("mechanism", mech), slog.Bool("tls", s.t.TLS != nil))
+	a := s.attrs(slog.String("mechanism", mech))
+	if state := s.t.TLS; state != nil { // RFC 8314 wants these logged with each login
+		a = append(a, slog.String("tls", tls.VersionName(state.Version)),
+			slog.String("cipher", tls.CipherSuiteName(state.CipherSuite)),
+			slog.String("sni", printable(state.ServerName, maxLoggedName)))
+	}
 	if name != "" {
 		a = append(a, slog.String("user", printable(name, maxLoggedName)))
 	}

@@ -25,7 +25,6 @@ func (s *session) user(_ context.Context, a args) error {
 // after PASS may be a password typed by habit, and nobody reads it.
 func (s *session) pass(ctx context.Context, a args) error {
 	name := s.username
-	s.username = ""
 	if name == "" {
 		return errUserFirst
 	}

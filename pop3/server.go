@@ -63,7 +63,7 @@ func (s *Server) maxFailures() int            { return cmp.Or(s.MaxFailures, 3) 
 // Messages are removed when the client says QUIT, and in no other case. When
 // ctx is cancelled the session drains. The error is nil when the client left,
 // was told to go, idled out or was drained; otherwise it says what went wrong
-// on our side. A panic of a store or a mechanism passes through, after the
+// on our side, which the log has as well. A panic of a store or a mechanism passes through, after the
 // maildrop was released and c closed.
 func (s *Server) ServeConn(ctx context.Context, c net.Conn, t authn.Transport) error {
 	return newSession(s, c, &t).run(ctx)

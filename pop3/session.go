@@ -24,6 +24,9 @@ const (
 	maxBadAfter  = 20 // refused commands in a row after login
 )
 
+// discard is the log of servers without one.
+var discard = slog.New(slog.DiscardHandler)
+
 type session struct {
 	srv  *Server
 	base net.Conn // as accepted; deadlines set on it hold for all that wraps it
@@ -56,12 +59,9 @@ type session struct {
 
 func newSession(srv *Server, c net.Conn, t *authn.Transport) *session {
 	s := &session{
-		srv: srv, base: c, conn: c, t: t, log: srv.Log,
+		srv: srv, base: c, conn: c, t: t, log: cmp.Or(srv.Log, discard),
 		in:    reader{buf: make([]byte, idleBuffer)},
 		start: time.Now(), state: authorization, why: Quit,
-	}
-	if s.log == nil {
-		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.out.send = s.send
 	return s
@@ -114,6 +114,7 @@ func (s *session) hangUp(why Reason) {
 
 // loop runs commands until the session ends.
 func (s *session) loop(ctx context.Context) *ending {
+	s.armRead(s.loginDeadline()) // the first write may be what makes the TLS handshake
 	s.greet()
 	for s.state != closing {
 		err := s.next(ctx)
@@ -178,7 +179,7 @@ func (s *session) next(ctx context.Context) error {
 func (s *session) dispatch(ctx context.Context, line []byte) error {
 	name, text, spaced := bytes.Cut(line, []byte{' '})
 	cmd := lookup(name)
-	if cmd == nil || cmd.flags&keepUser == 0 {
+	if cmd == nil || cmd.flags&(keepUser|password) == 0 {
 		s.username = ""
 	}
 	if cmd == nil {
@@ -188,6 +189,9 @@ func (s *session) dispatch(ctx context.Context, line []byte) error {
 	if err == nil {
 		s.logCommand(ctx, cmd, text)
 		err = cmd.run(s, ctx, a)
+	}
+	if cmd.flags&password != 0 {
+		s.username = ""
 	}
 	if cmd.flags&(secret|reads) == secret {
 		clear(text)

@@ -626,3 +626,42 @@ func TestQuitThenGone(t *testing.T) {
 		d.Close()
 	}
 }
+
+// TestUserThenPass: a name holds for one PASS, and only for the next command;
+// CAPA and a refused AUTH do not count.
+func TestUserThenPass(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		say  []string
+		last string
+	}{
+		{"at once", []string{"USER alice"}, "+OK"},
+		{"CAPA between", []string{"USER alice", "CAPA"}, "+OK"},
+		{"a refused AUTH between", []string{"USER alice", "AUTH PLAIN " + plainMessage("bob", "x")}, "+OK"},
+		{"an unknown AUTH between", []string{"USER alice", "AUTH NONE"}, "+OK"},
+		{"another command between", []string{"USER alice", "NOOP"}, "-ERR Send USER"},
+		{"an unknown command between", []string{"USER alice", "XYZZY"}, "-ERR Send USER"},
+		{"LANG between", []string{"USER alice", "LANG *"}, "-ERR Send USER"},
+		{"a refused USER between", []string{"USER alice", "USER"}, "-ERR Send USER"},
+		{"a refused PASS between", []string{"USER alice", "PASS wrong"}, "-ERR Send USER"},
+		{"a malformed PASS between", []string{"USER alice", "PASS a\x00b"}, "-ERR Send USER"},
+		{"two names", []string{"USER bob", "USER alice"}, "+OK"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			p := talk(t, &Server{Backend: newBackend(&memory.Store{})})
+			p.want("+OK")
+			p.say(append(tt.say, "PASS "+word, "QUIT")...)
+			all, err := io.ReadAll(p.r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			lines := strings.Split(string(all), "\r\n")
+			if got := lines[len(lines)-3]; !strings.HasPrefix(got, tt.last) {
+				t.Errorf("PASS answered %q: %q", got, all)
+			}
+			p.ended()
+		})
+	}
+}
