@@ -1,0 +1,209 @@
+package krb5
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jcmturner/gokrb5/v8/keytab"
+)
+
+const (
+	maxKeytab = 16 << 20 // octets
+	// keepOld is how long a key stays that a reload did not find any more.
+	// Tickets under it are valid for their lifetime, mostly ten hours. A
+	// restart forgets such keys at once.
+	keepOld = 24 * time.Hour
+)
+
+// Keytab holds the keys of services. It is safe for concurrent use and never
+// prints a key.
+type Keytab struct {
+	path string
+
+	mu   sync.Mutex  // held while reloading
+	from os.FileInfo // of the file as loaded; nil for a keytab in memory
+
+	keys atomic.Pointer[keySet]
+}
+
+// keySet is the keys by name; see nameKey.
+type keySet map[string][]serviceKey
+
+type serviceKey struct {
+	name  name
+	kvno  int
+	key   Key
+	until time.Time // zero while the file has it
+}
+
+// OpenKeytab loads a keytab file of MIT's or Heimdal's making.
+func OpenKeytab(path string) (*Keytab, error) {
+	k := &Keytab{path: path}
+	return k, k.Reload()
+}
+
+// ParseKeytab takes the octets of a keytab file.
+func ParseKeytab(b []byte) (*Keytab, error) {
+	set, err := parseKeytab(b)
+	if err != nil {
+		return nil, err
+	}
+	k := new(Keytab)
+	k.keys.Store(&set)
+	return k, nil
+}
+
+// Reload reads the file again. Keys that are gone from it stay for a day, as
+// tickets for them are still about. After an error the keys are as they were.
+func (k *Keytab) Reload() error {
+	if k.path == "" {
+		return nil
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	f, err := os.Open(k.path)
+	if err != nil {
+		return fmt.Errorf("keytab: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return fmt.Errorf("keytab: %w", err)
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("keytab %s: not a regular file", k.path)
+	case info.Mode().Perm()&0o007 != 0:
+		return fmt.Errorf("keytab %s: open to everybody (mode %04o): chmod 600 it", k.path, info.Mode().Perm())
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxKeytab+1))
+	if err != nil {
+		return fmt.Errorf("keytab: %w", err)
+	}
+	defer clear(b)
+	set, err := parseKeytab(b)
+	if err != nil {
+		return fmt.Errorf("keytab %s: %w", k.path, err)
+	}
+	if old := k.keys.Load(); old != nil {
+		set.keep(*old, time.Now())
+	}
+	k.keys.Store(&set)
+	k.from = info
+	return nil
+}
+
+// Changed reports whether the file is not the one that was loaded last. A file
+// that is not there has not changed: it is being replaced.
+func (k *Keytab) Changed() bool {
+	if k.path == "" {
+		return false
+	}
+	info, err := os.Stat(k.path)
+	if err != nil {
+		return false
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.from == nil || !os.SameFile(k.from, info) || !k.from.ModTime().Equal(info.ModTime()) || k.from.Size() != info.Size()
+}
+
+// Services lists the principals that there are keys for, sorted.
+func (k *Keytab) Services() []string {
+	var list []string
+	for _, keys := range *k.keys.Load() {
+		list = append(list, keys[0].name.String())
+	}
+	slices.Sort(list)
+	return list
+}
+
+func parseKeytab(b []byte) (set keySet, err error) {
+	defer caught(&err)
+	if len(b) > maxKeytab {
+		return nil, errors.New("too large")
+	}
+	kt := keytab.New()
+	if err := kt.Unmarshal(b); err != nil {
+		return nil, errors.New("not a keytab, or a damaged one") // gokrb5's text is about octets
+	}
+	set = keySet{}
+	for i := range kt.Entries {
+		e := &kt.Entries[i]
+		key, err := KeyFrom(e.Key.KeyType, e.Key.KeyValue)
+		if err != nil {
+			continue // an enctype that is never used
+		}
+		kvno := int(e.KVNO)
+		if kvno == 0 {
+			kvno = int(e.KVNO8)
+		}
+		n := name{e.Principal.Components, e.Principal.Realm}
+		set[n.key()] = append(set[n.key()], serviceKey{name: n, kvno: kvno, key: key})
+	}
+	if len(set) == 0 {
+		return nil, errors.New("no key of a known enctype in it")
+	}
+	return set, nil
+}
+
+// keep adds the keys of old that s lacks, until they have been gone for long
+// enough.
+func (s keySet) keep(old keySet, now time.Time) {
+	for n, keys := range old {
+		for _, k := range keys {
+			if k.until.IsZero() {
+				k.until = now.Add(keepOld)
+			}
+			same := func(x serviceKey) bool { return x.kvno == k.kvno && x.key.Enctype() == k.key.Enctype() }
+			if now.Before(k.until) && !slices.ContainsFunc(s[n], same) {
+				s[n] = append(s[n], k)
+			}
+		}
+	}
+}
+
+// lookup returns the keys that a ticket for n may be encrypted under, best
+// first. It tries the version itself, then its last eight bits, as old keytabs
+// hold no more; a ticket that names no version goes with each.
+func (k *Keytab) lookup(n name, enctype int32, kvno int, now time.Time) ([]serviceKey, error) {
+	set := k.keys.Load()
+	if set == nil {
+		return nil, refuse(CodeNoKey, unavailable, "This server has no keytab")
+	}
+	all := slices.DeleteFunc(slices.Clone((*set)[n.key()]), func(x serviceKey) bool {
+		return !x.until.IsZero() && !now.Before(x.until)
+	})
+	if len(all) == 0 {
+		return nil, refuse(CodeNoKey, rejected, "This server has no key for %s", n)
+	}
+	var exact, short, versions []serviceKey
+	for _, x := range all {
+		match := kvno == 0 || x.kvno == kvno
+		if match || x.kvno == kvno&0xff {
+			versions = append(versions, x)
+		}
+		switch {
+		case x.key.Enctype() != enctype:
+		case match:
+			exact = append(exact, x)
+		case x.kvno == kvno&0xff:
+			short = append(short, x)
+		}
+	}
+	found := append(exact, short...)
+	switch {
+	case len(found) > 0:
+		slices.SortStableFunc(found[:len(exact)], func(a, b serviceKey) int { return b.kvno - a.kvno })
+		return found, nil
+	case len(versions) > 0:
+		return nil, refuse(CodeNoKey, rejected, "This server has no %s key for %s", EnctypeName(enctype), n)
+	default:
+		return nil, refuse(CodeBadKeyVer, rejected, "This server has no version %d of the key of %s: get a new ticket (kdestroy, kinit), or tell the postmaster that the keytab is out of date", kvno, n)
+	}
+}
