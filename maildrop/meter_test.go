@@ -1,32 +1,18 @@
-package maildrop
+package maildrop_test
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"strings"
 	"testing"
 	"testing/iotest"
+
+	"github.com/kpopd/kpopd/maildrop"
+	"github.com/kpopd/kpopd/maildrop/droptest"
 )
 
-// wire is the wire form spelt out octet by octet, before dot-stuffing.
-func wire(stored []byte) []byte {
-	var out []byte
-	for i, c := range stored {
-		if c == '\n' && (i == 0 || stored[i-1] != '\r') {
-			out = append(out, '\r')
-		}
-		out = append(out, c)
-	}
-	if len(out) > 0 && out[len(out)-1] != '\n' {
-		out = append(out, "\r\n"...)
-	}
-	return out
-}
-
-func isWireForm(stored []byte) bool {
-	return bytes.Equal(stored, wire(stored)) &&
-		!bytes.HasPrefix(stored, []byte(".")) && !bytes.Contains(stored, []byte("\n."))
+func isWireForm(stored string) bool {
+	return stored == droptest.Wire(stored) && !strings.HasPrefix(stored, ".") && !strings.Contains(stored, "\n.")
 }
 
 func TestMeter(t *testing.T) {
@@ -58,11 +44,11 @@ func TestMeter(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			size, wireForm, err := Measure(strings.NewReader(tt.stored))
+			size, wireForm, err := maildrop.Measure(strings.NewReader(tt.stored))
 			if size != tt.size || wireForm != tt.wireForm || err != nil {
 				t.Errorf("Measure(%q) = %d, %v, %v, want %d, %v", tt.stored, size, wireForm, err, tt.size, tt.wireForm)
 			}
-			if n := len(wire([]byte(tt.stored))); int64(n) != tt.size {
+			if n := len(droptest.Wire(tt.stored)); int64(n) != tt.size {
 				t.Errorf("the reference counts %d", n)
 			}
 		})
@@ -73,7 +59,7 @@ func TestMeter(t *testing.T) {
 func TestMeasureHoldsNoMessage(t *testing.T) {
 	t.Parallel()
 	const n = 100 << 20
-	size, wireForm, err := Measure(io.LimitReader(zeros{}, n))
+	size, wireForm, err := maildrop.Measure(io.LimitReader(zeros{}, n))
 	if size != n+2 || wireForm || err != nil {
 		t.Errorf("got %d, %v, %v", size, wireForm, err)
 	}
@@ -86,7 +72,7 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 func TestMeasureReportsReadErrors(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("broken")
-	_, _, err := Measure(io.MultiReader(strings.NewReader("a\n"), iotest.ErrReader(broken)))
+	_, _, err := maildrop.Measure(io.MultiReader(strings.NewReader("a\n"), iotest.ErrReader(broken)))
 	if !errors.Is(err, broken) {
 		t.Errorf("got %v", err)
 	}
@@ -97,17 +83,17 @@ func FuzzMeter(f *testing.F) {
 		f.Add([]byte(s), uint8(1), uint8(3))
 	}
 	f.Fuzz(func(t *testing.T, stored []byte, first, step uint8) {
-		var m Meter
+		var m maildrop.Meter
 		rest := stored
 		for n := int(first); len(rest) > 0; n = int(step) {
 			n = min(max(n, 1), len(rest))
 			m.Write(rest[:n])
 			rest = rest[n:]
 		}
-		if got, want := m.Size(), int64(len(wire(stored))); got != want {
+		if got, want := m.Size(), int64(len(droptest.Wire(string(stored)))); got != want {
 			t.Errorf("size %d, want %d", got, want)
 		}
-		if got, want := m.WireForm(), isWireForm(stored); got != want {
+		if got, want := m.WireForm(), isWireForm(string(stored)); got != want {
 			t.Errorf("wire form %v, want %v", got, want)
 		}
 	})
@@ -125,7 +111,7 @@ func BenchmarkMeter(b *testing.B) {
 			text := []byte(bb.text)
 			b.SetBytes(int64(len(text)))
 			for b.Loop() {
-				var m Meter
+				var m maildrop.Meter
 				m.Write(text)
 			}
 		})

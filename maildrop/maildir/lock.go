@@ -24,7 +24,8 @@ const lockFile = ".kpopd.lock"
 // that has the file therefore asks in passing whether somebody holds the
 // directory; it need not go on holding it, for from then on the file is there.
 // NFS locks no directory exclusively, and refuses such a login for the time
-// being.
+// being. Whoever may open the directory can hold that lock and keep the user
+// out, so maildrops are not for others to read.
 func acquire(fd int) (int, error) {
 	file, err := openat2(fd, lockFile, unix.O_RDWR|unix.O_CREAT, 0o600)
 	switch err {
