@@ -19,12 +19,11 @@ type drop struct {
 	path    string
 	lock    int // -1 when closed
 	listing *listing
+	files   []file // the listing's, or the session's own after others moved some
+	at      stamps // of the directories when files was brought up to date
+	settled bool   // as long as the stamps are the same, files is right
 
 	corrected *listing // the listing, or what it should have been
-
-	files   []file // the listing's, or the session's own after others moved some
-	at      stamps // when files was last brought up to date, if settled
-	settled bool
 }
 
 var _ maildrop.Drop = (*drop)(nil)
@@ -165,51 +164,67 @@ func (d *drop) remove(del []int) (left []int, err error) {
 	}
 	defer dd.close()
 
-	var removed [len(dirNames)][]int
-	var errs []error
-	for try := 0; len(del) > 0; try++ {
-		if try > 0 {
-			// renamed by another program, or removed: then there is nothing left to do
-			found, err := d.relocate(&dd)
-			if err == nil && try == tries {
-				err = errMoving
-			}
-			if err != nil {
-				errs = append(errs, err)
-				left = append(left, del...)
-				break
-			}
-			del = slices.DeleteFunc(slices.Clone(del), func(i int) bool { return !found[i] })
+	r := removal{drop: d, dirs: &dd}
+	missing := r.unlink(del)
+	for try := 0; len(missing) > 0; try++ {
+		// renamed by another program, or removed: then there is nothing left to do
+		found, err := d.relocate(&dd)
+		if err == nil && try == tries {
+			err = errMoving
 		}
-		var missing []int
-		for _, i := range del {
-			f := &d.files[i]
-			switch err := unlink(dd[f.dir], f.name); err {
-			case nil:
-				removed[f.dir] = append(removed[f.dir], i)
-			case unix.ENOENT, unix.ESTALE:
-				missing = append(missing, i)
-			default:
-				left = append(left, i)
-				errs = append(errs, wrap("remove", dirNames[f.dir]+"/"+f.name, err))
-			}
+		if err != nil {
+			r.leave(missing, err)
+			break
 		}
-		del = missing
+		missing = r.unlink(slices.DeleteFunc(missing, func(i int) bool { return !found[i] }))
 	}
-	for i, messages := range removed {
+	r.sync()
+	slices.Sort(r.left)
+	return r.left, errors.Join(r.errs...)
+}
+
+// removal is what became of the messages of one Commit.
+type removal struct {
+	drop    *drop
+	dirs    *dirs
+	removed [len(dirNames)][]int // from each directory
+	left    []int
+	errs    []error
+}
+
+func (r *removal) leave(messages []int, err error) {
+	r.left = append(r.left, messages...)
+	r.errs = append(r.errs, err)
+}
+
+// unlink returns the messages that were not where they were seen last.
+func (r *removal) unlink(del []int) (missing []int) {
+	for _, i := range del {
+		f := &r.drop.files[i]
+		switch err := unlink(r.dirs[f.dir], f.name); {
+		case err == nil:
+			r.removed[f.dir] = append(r.removed[f.dir], i)
+		case isMissing(err):
+			missing = append(missing, i)
+		default:
+			r.leave([]int{i}, wrap("remove", dirNames[f.dir]+"/"+f.name, err))
+		}
+	}
+	return missing
+}
+
+// sync makes the removals durable. It does so once: after an error a second
+// fsync can succeed because the kernel has forgotten what it failed to write.
+func (r *removal) sync() {
+	for dir, messages := range r.removed {
 		if len(messages) == 0 {
 			continue
 		}
-		// Once only: a second fsync can succeed because the kernel has
-		// forgotten what it failed to write.
-		// EINVAL is a file system that has nothing to sync in directories.
-		if err := d.store.fsync(dd[i]); err != nil && err != unix.EINVAL {
-			left = append(left, messages...)
-			errs = append(errs, wrap("fsync", dirNames[i], err))
+		// EINVAL is a file system that has nothing to sync in directories
+		if err := r.drop.store.fsync(r.dirs[dir]); err != nil && err != unix.EINVAL {
+			r.leave(messages, wrap("fsync", dirNames[dir], err))
 		}
 	}
-	slices.Sort(left)
-	return left, errors.Join(errs...)
 }
 
 func unlink(fd int, name string) error {
