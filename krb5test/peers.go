@@ -1,64 +1,97 @@
 package krb5test
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 )
 
-// TB is the part of testing.TB that Need uses.
+// TB is the part of testing.TB that [Need] uses.
 type TB interface {
 	Helper()
 	Skipf(format string, args ...any)
 	Fatalf(format string, args ...any)
 }
 
-// packages names Debian's package of a program, where that is another word.
+// packages names the Debian package of each program that tests use.
 var packages = map[string]string{
-	"gcc": "gcc libc6-dev", "inc": "nmh", "kadmin.local": "krb5-admin-server", "kdb5_util": "krb5-kdc", "kinit": "krb5-user",
-	"klist": "krb5-user", "krb5-config.heimdal": "heimdal-multidev", "krb5-config.mit": "libkrb5-dev", "krb5kdc": "krb5-kdc",
-	"kvno": "krb5-user", "mkpasswd": "whois", "pop3test": "cyrus-clients", "script": "bsdutils", "unshare": "util-linux",
+	"curl":                "curl",
+	"faketime":            "faketime",
+	"fetchmail":           "fetchmail",
+	"gcc":                 "gcc",
+	"inc":                 "nmh",
+	"kadmin.local":        "krb5-admin-server",
+	"kdb5_util":           "krb5-kdc",
+	"kdestroy":            "krb5-user",
+	"kinit":               "krb5-user",
+	"klist":               "krb5-user",
+	"krb5-config.heimdal": "heimdal-multidev",
+	"krb5-config.mit":     "libkrb5-dev",
+	"krb5kdc":             "krb5-kdc",
+	"kvno":                "krb5-user",
+	"mpop":                "mpop",
+	"mutt":                "mutt",
+	"neomutt":             "neomutt",
+	"openssl":             "openssl",
+	"perl":                "perl",
+	"pop3test":            "cyrus-clients",
+	"python3":             "python3",
+	"strace":              "strace",
+	"unshare":             "util-linux",
 }
 
-// outside are folders that are not on everybody's PATH.
-var outside = []string{"/usr/sbin", "/sbin", "/usr/lib/cyrus/bin", "/usr/bin/mh"}
-
-// Need skips a test whose peer is not installed, and says what to install. It
-// returns the paths of the programs. With KPOPD_PEERS=require in the
-// environment a missing program is a failure.
+// Need returns the paths of programs, in order. A test whose program is not
+// installed is skipped with the name of the program and of its Debian package;
+// with KPOPD_PEERS=require in the environment it fails instead.
 func Need(t TB, programs ...string) []string {
 	t.Helper()
 	paths := make([]string, len(programs))
-	for i, p := range programs {
-		path, err := LookPath(p)
-		if err == nil {
-			paths[i] = path
-			continue
+	for i, name := range programs {
+		p, err := LookPath(name)
+		if err != nil {
+			refuse(t, "needs %s, which is not installed%s", name, packageHint(name))
 		}
-		pkg := p
-		if packages[p] != "" {
-			pkg = packages[p]
-		}
-		report := t.Skipf
-		if os.Getenv("KPOPD_PEERS") == "require" {
-			report = t.Fatalf
-		}
-		report("%s is not installed (Debian: apt-get install %s)", p, pkg)
+		paths[i] = p
 	}
 	return paths
 }
 
-// LookPath is [exec.LookPath] that knows where daemons are kept.
-func LookPath(program string) (string, error) {
-	path, err := exec.LookPath(program)
-	if err == nil || strings.ContainsRune(program, '/') {
-		return path, err
+// Missing skips or fails a test, as [Need] does, for want of something that is
+// no program: a Perl module, a kernel feature.
+func Missing(t TB, what string) {
+	t.Helper()
+	refuse(t, "needs %s", what)
+}
+
+func refuse(t TB, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("KPOPD_PEERS") == "require" {
+		t.Fatalf(format+" (KPOPD_PEERS=require)", args...)
 	}
-	for _, dir := range outside {
-		if path, err := exec.LookPath(filepath.Join(dir, program)); err == nil {
-			return path, nil
+	t.Skipf(format, args...)
+}
+
+func packageHint(program string) string {
+	if p := packages[program]; p != "" {
+		return " (Debian package " + p + ")"
+	}
+	return ""
+}
+
+// LookPath is exec.LookPath that also looks where daemons and the tools of
+// Cyrus and nmh live, which an ordinary user's PATH leaves out.
+func LookPath(program string) (string, error) {
+	if p, err := exec.LookPath(program); err == nil {
+		return p, nil
+	}
+	if !strings.Contains(program, "/") {
+		for _, dir := range []string{"/usr/sbin", "/sbin", "/usr/lib/cyrus/bin", "/usr/bin/mh"} {
+			if p, err := exec.LookPath(filepath.Join(dir, program)); err == nil {
+				return p, nil
+			}
 		}
 	}
-	return "", err
+	return "", fmt.Errorf("look up %s: %w", program, exec.ErrNotFound)
 }
