@@ -44,7 +44,7 @@ func FuzzNames(f *testing.F) {
 	f.Fuzz(func(t *testing.T, a, b string) {
 		for _, name := range []string{a, b} {
 			if name == "" || strings.ContainsAny(name, "\x00/") {
-				t.Skip()
+				return // no name
 			}
 			base := baseOf(name)
 			uid := uidOf(base)

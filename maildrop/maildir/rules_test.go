@@ -96,7 +96,7 @@ func harnessWith(t *testing.T, o Options, suffix func(stored string) string) *dr
 				t.Error(err)
 			}
 		},
-		Protect: func(user, uid string) { protect(t, locate(t, filepath.Join(root, user), uid)) },
+		Protect: func(user, uid string) { protect(t, filepath.Join(root, user), uid) },
 	}
 }
 
@@ -148,10 +148,21 @@ func locate(t *testing.T, dir, base string) string {
 	return ""
 }
 
-// protect sets the immutable attribute (FS_IMMUTABLE_FL, 0x10), which stops root too.
-func protect(t *testing.T, path string) {
+// protect keeps a message from being removed: for root by the immutable
+// attribute (FS_IMMUTABLE_FL, 0x10), for others by putting it into cur, which
+// is then read-only.
+func protect(t *testing.T, dir, base string) {
 	t.Helper()
-	f, err := os.Open(path)
+	if os.Geteuid() != 0 {
+		cur := filepath.Join(dir, "cur")
+		err := errors.Join(os.Rename(locate(t, dir, base), filepath.Join(cur, base+":2,")), os.Chmod(cur, 0o500))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.Chmod(cur, 0o700) })
+		return
+	}
+	f, err := os.Open(locate(t, dir, base))
 	if err != nil {
 		t.Fatal(err)
 	}
