@@ -315,9 +315,6 @@ func TestOwner(t *testing.T) {
 // user. The thread ends with the goroutine.
 func asNobody(t *testing.T, f func()) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root, to become somebody else")
-	}
 	done := make(chan struct{})
 	go func() { // ends with f
 		defer close(done)
@@ -330,7 +327,10 @@ func asNobody(t *testing.T, f func()) {
 
 func TestNoPermission(t *testing.T) {
 	t.Parallel()
-	top, err := os.MkdirTemp("/tmp", "kpopd-nobody-")
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to become somebody else")
+	}
+	top, err := os.MkdirTemp("/tmp", "kpopd-nobody-") // a folder that others may search
 	if err != nil {
 		t.Skip(err)
 	}
