@@ -92,6 +92,20 @@ func fuzzSession(t *testing.T, say []byte, step int) []byte {
 	return c.out.Bytes()
 }
 
+// TestHangupAnywhere: a client that is gone after any octet leaves nothing
+// locked, removed or unrecorded.
+func TestHangupAnywhere(t *testing.T) {
+	t.Parallel()
+	for _, say := range []string{
+		"AUTH PLAIN\r\n" + plainMessage("alice", word) + "\r\nDELE 1\r\nRETR 2\r\n",
+		"AUTH PLAIN " + plainMessage("alice", "wrong") + "\r\nUSER alice\r\nPASS " + word + "\r\nDELE 1\r\n",
+	} {
+		for i := range len(say) + 1 {
+			fuzzSession(t, []byte(say[:i]), 7)
+		}
+	}
+}
+
 // counted counts attempts.
 type counted struct {
 	*fakeBackend

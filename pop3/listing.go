@@ -37,12 +37,7 @@ func (s *session) stat(context.Context, args) error {
 	s.out.str("+OK ")
 	s.out.num(uint64(s.count))
 	s.out.str(" ")
-	return s.endNumber(s.size)
-}
-
-// endNumber ends a line with n.
-func (s *session) endNumber(n uint64) error {
-	s.out.num(n)
+	s.out.num(s.size)
 	s.out.str("\r\n")
 	return nil
 }

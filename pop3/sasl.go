@@ -136,26 +136,37 @@ func decodeInitial(b []byte) ([]byte, error) {
 	return decode(b)
 }
 
-// decode decodes base64 in place, never nil. It takes nothing but the octets
-// of the alphabet and padding where it belongs.
+// decode decodes base64 in place, never nil. Of what stood there before
+// nothing is left.
 func decode(b []byte) ([]byte, error) {
-	const group = 1 << 10 // of base64, through a second buffer: the package does not promise to work in place
+	n, err := decodeInPlace(b)
+	clear(b[n:])
+	if err != nil {
+		return nil, err
+	}
+	return b[:n:n], nil
+}
+
+// decodeInPlace takes nothing but the octets of the alphabet, and padding where
+// it belongs (RFC 5034 section 4). It works through a second buffer, because
+// the package does not promise to work in place.
+func decodeInPlace(b []byte) (int, error) {
+	const group = 1 << 10 // octets of base64
 	var piece [group / 4 * 3]byte
+	defer clear(piece[:])
 	if bytes.ContainsAny(b, "\r\n") { // which the package would skip
-		return nil, malformed("base64 with a line end")
+		return 0, malformed("base64 with a line end")
 	}
 	n := 0
 	for i := 0; i < len(b); i += group {
 		end := min(i+group, len(b))
 		m, err := base64.StdEncoding.Strict().Decode(piece[:], b[i:end])
 		if err != nil || end < len(b) && m < len(piece) {
-			return nil, malformed("base64")
+			return 0, malformed("base64")
 		}
 		n += copy(b[n:], piece[:m])
 	}
-	clear(piece[:])
-	clear(b[n:])
-	return b[:n:n], nil
+	return n, nil
 }
 
 func malformed(what string) error {
