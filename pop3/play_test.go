@@ -85,7 +85,8 @@ type player struct {
 	files []txtar.File
 	uids  map[string]string // unique-id by file name
 
-	conn      net.Conn
+	pipe      net.Conn
+	conn      net.Conn // pipe, or TLS on it
 	r         *bufio.Reader
 	sent      chan struct{} // closed when the last write is done
 	greeting  string
@@ -110,10 +111,8 @@ func (p *player) run(script string) string {
 		out.WriteString(got + "\n")
 	}
 	if p.conn != nil {
-		p.conn.Close()
-		<-p.sent
+		p.hangUp()
 	}
-	p.w.wait(p.t)
 	return out.String()
 }
 
@@ -168,9 +167,7 @@ func (p *player) step(line string) (string, error) {
 		p.conn = tc
 		p.r.Reset(tc)
 	case "N:":
-		p.conn.Close()
-		<-p.sent
-		p.w.wait(p.t)
+		p.hangUp()
 		p.start()
 	case "D:":
 		return line, p.deliver(text)
@@ -191,12 +188,20 @@ func (p *player) step(line string) (string, error) {
 }
 
 func (p *player) start() {
-	p.conn = p.w.connect(p.t)
+	p.pipe = p.w.connect(p.t)
+	p.conn = p.pipe
 	p.conn.SetDeadline(time.Now().Add(10 * time.Second)) // more than any transcript takes
 	p.r = bufio.NewReader(p.conn)
 	p.sent = make(chan struct{})
 	close(p.sent)
 	p.greeting = ""
+}
+
+// hangUp closes the pipe, without the goodbye of TLS, which nobody would read.
+func (p *player) hangUp() {
+	p.pipe.Close()
+	<-p.sent
+	p.w.wait(p.t)
 }
 
 // send writes in order, but waits for nobody: a pipe has no buffer, and the
