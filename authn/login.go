@@ -126,9 +126,6 @@ func (l *Login) end(ctx context.Context, err error) {
 		return
 	}
 	l.ended = true
-	if err != nil {
-		l.id = nil
-	}
 	a := &Attempt{
 		Transport: l.t, Policy: l.policy.Name, Mechanism: l.mech, Principal: l.t.Peer,
 		Identity: l.id, Layer: l.Layer() != nil, Duration: time.Since(l.start), Err: err,

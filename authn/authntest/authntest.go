@@ -113,7 +113,9 @@ func RunVerifier(t *testing.T, v authn.PasswordVerifier, a Account) {
 		if err != nil || id == nil || id.User == "" {
 			t.Fatalf("got %+v, %v", id, err)
 		}
-		id.Attrs = map[string]string{"spoiled": "yes"}
+		if id.Attrs != nil {
+			id.Attrs["spoiled"] = "yes"
+		}
 		id.User = "somebody else"
 		again, err := verify(t.Context(), a.Login, a.Password)
 		if err != nil || again.User == id.User || again.Attrs["spoiled"] != "" {

@@ -2,6 +2,7 @@ package cram
 
 import (
 	"bytes"
+	"context"
 	"crypto/hmac"
 	"crypto/md5"
 	"encoding/hex"
@@ -148,6 +149,30 @@ func TestRule147OutageIsNoRefusal(t *testing.T) {
 	err = authntest.Converse(t.Context(), l, client(func(c string) string { return "tim " + digest(c, "x") }))
 	if authn.KindOf(err) != authn.Unavailable {
 		t.Errorf("got %v", err)
+	}
+}
+
+type source struct{ secret authn.Password }
+
+func (source) Name() string { return "source" }
+
+func (s source) Secret(context.Context, string, string) (authn.Password, *authn.Identity, error) {
+	return s.secret, &authn.Identity{User: "a"}, nil
+}
+
+func TestSecretIsWiped(t *testing.T) {
+	t.Parallel()
+	for _, secret := range []string{"right", "wrong"} {
+		s := source{authn.Password("right")}
+		p := &authn.Policy{Offers: []authn.Mechanism{New(authn.Chain{{Verifier: s}}, "h")}}
+		l, err := p.Start(t.Context(), &authn.Transport{}, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = authntest.Converse(t.Context(), l, client(func(c string) string { return "a " + digest(c, secret) }))
+		if (err == nil) != (secret == "right") || strings.Trim(string(s.secret), "\x00") != "" {
+			t.Errorf("%s: %v, %d octets of the secret", secret, err, len(s.secret))
+		}
 	}
 }
 

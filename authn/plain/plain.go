@@ -84,24 +84,22 @@ func (a *attempt) fail(kind authn.Kind, text string) error {
 func (a *attempt) verify(ctx context.Context, authzid, login string, password []byte) error {
 	a.login = login
 	switch {
-	case login == "" || len(password) == 0:
-		// "the server SHALL fail" (RFC 4616 section 2); an empty password
-		// must meet no verifier: to LDAP it is an anonymous bind (RFC 4513
-		// section 5.1.2).
-		return a.fail(authn.Rejected, "empty name or password")
 	case len(password) > authn.MaxPassword:
 		return a.fail(authn.Rejected, "password too long")
 	case !a.m.command && !utf8.Valid(password):
 		return a.fail(authn.Malformed, "password is no UTF-8")
 	}
+	p := authn.PreparePassword(password)
+	defer p.Wipe()
+	if login == "" || len(p) == 0 {
+		// "verification SHALL fail" (RFC 4616 section 2). An empty password
+		// must meet no verifier: to LDAP it is an anonymous bind, which
+		// succeeds (RFC 4513 section 5.1.2).
+		return a.fail(authn.Rejected, "empty name or password")
+	}
 	user, err := authn.PrepareLogin(login)
 	if err != nil {
 		return a.fail(authn.UnknownUser, err.Error())
-	}
-	p := authn.PreparePassword(password)
-	defer p.Wipe()
-	if len(p) == 0 {
-		return a.fail(authn.Rejected, "nothing left of the password")
 	}
 	id, err := a.m.chain.VerifyPassword(ctx, &authn.PasswordRequest{Transport: a.t, Login: user, Password: p})
 	if err != nil {

@@ -437,6 +437,24 @@ func TestRule147OutageIsNoRefusal(t *testing.T) {
 	}
 }
 
+// S-27: to a directory an empty password is an anonymous bind, which succeeds.
+func TestEmptyAndHugePasswordsMeetNoVerifier(t *testing.T) {
+	t.Parallel()
+	huge := strings.Repeat("x", authn.MaxPassword+1)
+	for _, password := range []string{"", huge} {
+		f := &authntest.Fake{Passwords: map[string]string{"alice": password}}
+		for m, client := range map[authn.Mechanism]sasl.Client{
+			PLAIN(f.Chain()):       one("\x00alice\x00" + password),
+			LOGIN(f.Chain()):       &raw{rest: []string{"alice", password}},
+			USER(f.Chain(), false): one("\x00alice\x00" + password),
+		} {
+			if user, err := try(t, m, secure(), client); user != "" || authn.KindOf(err) != authn.Rejected || f.Asked.Load() != 0 {
+				t.Errorf("%s with %d octets: %q, %v, verifier asked %d times", m.Name(), len(password), user, err, f.Asked.Load())
+			}
+		}
+	}
+}
+
 func TestPasswordIsWiped(t *testing.T) {
 	t.Parallel()
 	var kept authn.Password
@@ -448,6 +466,40 @@ func TestPasswordIsWiped(t *testing.T) {
 			if len(kept) != len(password) || strings.Trim(string(kept), "\x00") != "" {
 				t.Errorf("%s: the password is still there", m.Name())
 			}
+		}
+	}
+}
+
+// source hands out one secret, and is a verifier that calls everybody by
+// another name.
+type source struct{ secret authn.Password }
+
+func (source) Name() string { return "source" }
+
+func (s source) Secret(context.Context, string, string) (authn.Password, *authn.Identity, error) {
+	return s.secret, &authn.Identity{User: "a"}, nil
+}
+
+func (source) VerifyPassword(context.Context, *authn.PasswordRequest) (*authn.Identity, error) {
+	return &authn.Identity{User: "alice"}, nil
+}
+
+func TestAPOPSecretIsWiped(t *testing.T) {
+	t.Parallel()
+	for _, secret := range []string{"right", "wrong"} {
+		s := source{authn.Password("right")}
+		_, _ = try(t, APOP(authn.Chain{{Verifier: s}}), authn.Transport{Stamp: "<1.2@h>"}, one(apopLine("a", "<1.2@h>", secret)))
+		if strings.Trim(string(s.secret), "\x00") != "" {
+			t.Errorf("%s: the secret is still there", secret)
+		}
+	}
+}
+
+func TestAuthzidMayBeTheCanonicalName(t *testing.T) {
+	t.Parallel()
+	for authzid, want := range map[string]string{"": "alice", "alice": "alice", "a.smith": "alice", "bob": ""} {
+		if user, err := try(t, PLAIN(authn.Chain{{Verifier: source{}}}), secure(), one(authzid+"\x00a.smith\x00x")); user != want {
+			t.Errorf("%q: got %q, %v, want %q", authzid, user, err, want)
 		}
 	}
 }

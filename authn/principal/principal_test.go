@@ -216,6 +216,7 @@ func TestRules(t *testing.T) {
 		{[]string{"RULE:[1:$1]s/a/b/g"}, mapping{"every match", of(realm, "aa"), "", "bb"}},
 		{[]string{"RULE:[1:$1]s/a/b/g s/b/c/"}, mapping{"one after the other", of(realm, "aa"), "", "cb"}},
 		{[]string{"RULE:[1:$1]s/(a)/$1\\1&/"}, mapping{"text is literal, and no login", of(realm, "a"), "", ""}},
+		{[]string{"RULE:[1:$1]s/(a)/${1}b/g"}, mapping{"text is literal everywhere", of(realm, "a"), "", ""}},
 		{[]string{"RULE:[1:$1](x.*)", "RULE:[1:y$1](y.*|.*)"}, mapping{"the first that fits", of(realm, "a"), "", "ya"}},
 		{[]string{"RULE:[2:$1]"}, mapping{"no DEFAULT, no default", of(realm, "alice"), "alice", ""}},
 		{[]string{"RULE:[2:$1]", "DEFAULT"}, mapping{"DEFAULT after a rule", of(realm, "alice"), "alice", "alice"}},
