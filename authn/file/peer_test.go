@@ -3,26 +3,13 @@ package file
 import (
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
 
 	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/krb5test"
 )
-
-// need skips the test when a program is not there, or fails it where peers are
-// required.
-func need(t *testing.T, program string) {
-	t.Helper()
-	if _, err := exec.LookPath(program); err == nil {
-		return
-	}
-	if os.Getenv("KPOPD_PEERS") == "require" {
-		t.Fatalf("%s is not installed", program)
-	}
-	t.Skipf("%s is not installed", program)
-}
 
 // libcrypt computes hashes with the crypt(3) of the system.
 func libcrypt(t *testing.T, password, setting string) string {
@@ -39,7 +26,7 @@ func libcrypt(t *testing.T, password, setting string) string {
 
 func TestPeerLibcrypt(t *testing.T) {
 	t.Parallel()
-	need(t, "perl")
+	krb5test.Need(t, "perl")
 	const salt = "abcdefghijklmnopqrstuu" // bcrypt wants 22
 	passwords := []string{"p", "Grüße aus Köln", "\xff\xfe", " spaces  and\ttab ", strings.Repeat("x", 71), strings.Repeat("y", 72), strings.Repeat("z", 200)}
 	for _, setting := range []string{
@@ -67,7 +54,7 @@ func TestPeerLibcrypt(t *testing.T) {
 
 func TestPeerLibcryptTakesOurHashes(t *testing.T) {
 	t.Parallel()
-	need(t, "perl")
+	krb5test.Need(t, "perl")
 	for _, scheme := range []string{"yescrypt", "bcrypt", "sha512"} {
 		t.Run(scheme, func(t *testing.T) {
 			t.Parallel()
@@ -85,7 +72,7 @@ func TestPeerLibcryptTakesOurHashes(t *testing.T) {
 
 func TestPeerMkpasswd(t *testing.T) {
 	t.Parallel()
-	need(t, "mkpasswd")
+	krb5test.Need(t, "mkpasswd")
 	for _, method := range []string{"yescrypt", "sha512crypt", "sha256crypt", "bcrypt", "bcrypt-a"} {
 		t.Run(method, func(t *testing.T) {
 			t.Parallel()
