@@ -175,48 +175,74 @@ func BenchmarkBatch(b *testing.B) {
 	p.ended()
 }
 
-// BenchmarkSession is connect, login, STAT, QUIT, each command a round trip.
+// BenchmarkSession is connect, login, STAT, QUIT, each command a round trip,
+// with the client in the same process. TLS makes a full handshake.
 func BenchmarkSession(b *testing.B) {
-	for _, login := range []string{"USER alice\r\nPASS " + word + "\r\n", "AUTH PLAIN " + plainMessage("alice", word) + "\r\n"} {
-		b.Run(login[:4], func(b *testing.B) {
-			var store memory.Store
-			srv := &Server{Backend: newBackend(&store)}
-			l, err := net.Listen("tcp", "127.0.0.1:0")
+	cfg := certificate(b)
+	user := "USER alice\r\nPASS " + word + "\r\n"
+	b.Run("tcp/USER", func(b *testing.B) { sessions(b, nil, user) })
+	b.Run("tcp/PLAIN", func(b *testing.B) { sessions(b, nil, "AUTH PLAIN "+plainMessage("alice", word)+"\r\n") })
+	b.Run("tls/USER", func(b *testing.B) { sessions(b, cfg, user) })
+}
+
+func sessions(b *testing.B, cfg *tls.Config, login string) {
+	srv := &Server{Backend: newBackend(&memory.Store{})}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer l.Close()
+	running.Go(func() {
+		for {
+			c, err := l.Accept()
 			if err != nil {
-				b.Fatal(err)
+				return
 			}
-			var sessions sync.WaitGroup
-			defer sessions.Wait()
-			defer l.Close()
-			sessions.Go(func() {
-				for {
-					c, err := l.Accept()
-					if err != nil {
-						return
-					}
-					sessions.Go(func() { srv.ServeConn(context.Background(), c, authn.Transport{Remote: anywhere}) })
-				}
-			})
-			script := strings.SplitAfter(login+"STAT\r\nQUIT\r\n", "\n")
-			script = script[:len(script)-1]
-			r := bufio.NewReader(nil)
-			b.ReportAllocs()
-			for b.Loop() {
-				c, err := net.Dial("tcp", l.Addr().String())
-				if err != nil {
-					b.Fatal(err)
-				}
-				r.Reset(c)
-				r.ReadSlice('\n')
-				for _, cmd := range script {
-					io.WriteString(c, cmd)
-					if l, err := r.ReadSlice('\n'); err != nil || !bytes.HasPrefix(l, []byte("+OK")) {
-						b.Fatalf("%q: %q, %v", cmd, l, err)
-					}
-				}
-				c.Close()
+			if cfg != nil {
+				c = tls.Server(c, cfg)
 			}
-		})
+			running.Go(func() { srv.ServeConn(context.Background(), c, authn.Transport{Remote: anywhere}) })
+		}
+	})
+	script := strings.SplitAfter(login+"STAT\r\nQUIT\r\n", "\n")
+	script = script[:len(script)-1]
+	r := bufio.NewReader(nil)
+	b.ReportAllocs()
+	for b.Loop() {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			b.Fatal(err)
+		}
+		if cfg != nil {
+			c = tls.Client(c, &tls.Config{InsecureSkipVerify: true})
+		}
+		r.Reset(c)
+		r.ReadSlice('\n')
+		for _, cmd := range script {
+			io.WriteString(c, cmd)
+			if l, err := r.ReadSlice('\n'); err != nil || !bytes.HasPrefix(l, []byte("+OK")) {
+				b.Fatalf("%q: %q, %v", cmd, l, err)
+			}
+		}
+		c.Close()
+	}
+}
+
+// BenchmarkListing is UIDL of a large maildrop.
+func BenchmarkListing(b *testing.B) {
+	const n = 100_000
+	list := make([]maildrop.Message, n)
+	for i := range list {
+		list[i] = maildrop.Message{UID: "1700000000.M" + strconv.Itoa(i) + "P42.mail.example", Size: int64(3000 + i)}
+	}
+	s := &session{drop: &files{list: list}}
+	s.out.send = func([]byte) error { return nil }
+	b.ReportAllocs()
+	for b.Loop() {
+		s.uidl(b.Context(), nil)
+		s.out.flush()
 	}
 }
 
