@@ -9,6 +9,5 @@
 // # Design notes
 //
 // The package does not import the testing package, so that the demo can use
-// it, nor the acceptor that it tests, so that a fault in one does not hide the
-// same fault in the other.
+// it.
 package krb5test

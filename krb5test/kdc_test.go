@@ -1,0 +1,154 @@
+package krb5test_test
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/authn/krb5"
+	"github.com/kpopd/kpopd/krb5test"
+)
+
+// newKDC serves two realms of which the second is trusted.
+func newKDC(t *testing.T) *krb5test.KDC {
+	t.Helper()
+	k := krb5test.NewKDC("EXAMPLE.TEST", "OTHER.TEST")
+	k.AddUser("alice", "pw-alice")
+	k.AddUser("sha2", "pw-sha2", krb5.AES256SHA2, krb5.AES128SHA2)
+	k.AddUser("locked", "pw-locked")
+	k.Lock("locked")
+	k.AddUser("stale", "pw-stale")
+	k.ExpirePassword("stale")
+	k.AddUser("alice@OTHER.TEST", "pw-alice")
+	k.AddService("pop/localhost")
+	k.AddService("pop/other@OTHER.TEST")
+	k.Trust("OTHER.TEST", "EXAMPLE.TEST")
+	if err := k.Listen("127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := k.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return k
+}
+
+func acceptor(t *testing.T, k *krb5test.KDC) *krb5.Acceptor {
+	t.Helper()
+	kt, err := krb5.ParseKeytab(k.Keytab("pop/localhost"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &krb5.Acceptor{Keytab: kt, Replay: new(krb5.MemoryReplay)}
+}
+
+// TestClient: our own client gets tickets of each enctype, and of both realms,
+// that the acceptor takes.
+func TestClient(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ user, realm, password string }{
+		{"alice", "EXAMPLE.TEST", "pw-alice"},
+		{"sha2", "EXAMPLE.TEST", "pw-sha2"},
+		{"alice", "OTHER.TEST", "pw-alice"},
+	} {
+		for _, enctype := range krb5.DefaultEnctypes() {
+			t.Run(tt.user+"@"+tt.realm+" "+krb5.EnctypeName(enctype), func(t *testing.T) {
+				t.Parallel()
+				k := newKDC(t)
+				k.SessionEnctypes("pop/localhost", enctype)
+				c, err := krb5.NewClient(k.Krb5Conf(), tt.user, tt.realm, authn.Password(tt.password))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				i, err := c.Initiate(t.Context(), "pop/localhost", krb5.InitOptions{Mutual: true, Subkey: true, Seq: 7})
+				if err != nil {
+					t.Fatal(err)
+				}
+				got, err := acceptor(t, k).Accept(t.Context(), i.APReq, krb5.Options{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if p := got.Principal; p.Realm != tt.realm || len(p.Components) != 1 || p.Components[0] != tt.user {
+					t.Errorf("principal %v@%s", p.Components, p.Realm)
+				}
+				if got.Session.Enctype() != enctype || got.Subkey.Enctype() != enctype || got.Seq != 7 || !got.Mutual {
+					t.Errorf("session %d, subkey %d, seq %d, mutual %v", got.Session.Enctype(), got.Subkey.Enctype(), got.Seq, got.Mutual)
+				}
+				rep, err := got.APRep(nil, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := i.VerifyAPRep(rep); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+}
+
+// TestRealClients: MIT's kinit, kvno and klist work with the KDC, over UDP and
+// over TCP, and say what is wrong in words.
+func TestRealClients(t *testing.T) {
+	t.Parallel()
+	krb5test.Need(t, "kinit", "kvno", "klist")
+	for _, transport := range []string{"tcp", "udp"} {
+		for _, tt := range []struct{ name, user, password, service, want string }{
+			{"right", "alice", "pw-alice", "pop/localhost", "pop/localhost@EXAMPLE.TEST: kvno = 1"},
+			{"sha2", "sha2", "pw-sha2", "pop/localhost", "pop/localhost@EXAMPLE.TEST: kvno = 1"},
+			{"other realm", "alice@OTHER.TEST", "pw-alice", "pop/localhost@EXAMPLE.TEST", "pop/localhost@EXAMPLE.TEST: kvno = 1"},
+			{"trust is one way", "alice", "pw-alice", "pop/other@OTHER.TEST", "not found in Kerberos database"},
+			{"wrong password", "alice", "pw", "", "Password incorrect"},
+			{"unknown client", "nobody", "pw", "", "not found in Kerberos database"},
+			{"unknown service", "alice", "pw-alice", "imap/localhost", "not found in Kerberos database"},
+			{"locked", "locked", "pw-locked", "", "revoked"},
+			{"expired password", "stale", "pw-stale", "", "Password expired"},
+		} {
+			t.Run(transport+" "+tt.name, func(t *testing.T) {
+				t.Parallel()
+				out := kinit(t, newKDC(t), transport, tt.user, tt.password, tt.service)
+				if !strings.Contains(out, tt.want) {
+					t.Errorf("got\n%s\nwant %q in it", out, tt.want)
+				}
+			})
+		}
+	}
+}
+
+// kinit runs kinit, kvno and klist in a folder of their own.
+func kinit(t *testing.T, k *krb5test.KDC, transport, user, password, service string) string {
+	t.Helper()
+	dir := t.TempDir()
+	conf := k.Krb5Conf()
+	if transport == "udp" {
+		conf = strings.Replace(conf, "udp_preference_limit = 1\n", "udp_preference_limit = 32000\n", 1)
+	}
+	path := filepath.Join(dir, "krb5.conf")
+	if err := os.WriteFile(path, []byte(conf), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	run := func(in, name string, args ...string) string {
+		p, err := krb5test.LookPath(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.CommandContext(ctx, p, args...)
+		cmd.Env = append(os.Environ(), "LC_ALL=C", "KRB5_CONFIG="+path, "KRB5CCNAME=FILE:"+filepath.Join(dir, "cc"))
+		cmd.Stdin = strings.NewReader(in)
+		out, _ := cmd.CombinedOutput()
+		return string(out)
+	}
+	out := run(password+"\n", "kinit", user)
+	if service != "" {
+		out += run("", "kvno", service) + run("", "klist", "-e")
+	}
+	return out
+}
