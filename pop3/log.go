@@ -54,7 +54,7 @@ func (s *session) logLogin(ctx context.Context, mech, name string, err error) {
 	if err != nil {
 		level, msg = loginLevel(err), "login refused"
 	}
-	if !s.log.Enabled(ctx, level) {
+	if s.srv.LoginsTraced || !s.log.Enabled(ctx, level) {
 		return
 	}
 	a := s.attrs(slog.String("mechanism", mech))

@@ -38,7 +38,12 @@ type Server struct {
 
 	Hostname string // in the APOP timestamp; "localhost" when empty
 	Log      *slog.Logger
-	Trace    *Trace
+
+	// LoginsTraced says that an authn.Trace writes of each login attempt, and
+	// more than is known here, so that Log is not told of them.
+	LoginsTraced bool
+
+	Trace *Trace
 
 	LoginTimeout time.Duration // for all of the AUTHORIZATION state; 1 min when zero
 	IdleTimeout  time.Duration // between commands after login; 10 min when zero, the least RFC 1939 section 3 allows
