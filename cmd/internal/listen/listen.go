@@ -39,7 +39,7 @@ type Listener struct {
 	Gate    *Gate
 	Log     *slog.Logger
 	Handle  func(context.Context, *Conn) // on a goroutine of its own; the connection is closed after it
-	Refusal []byte                       // sent to a client that is not admitted; nothing when empty
+	Refusal func() []byte                // sent to a client that is not admitted; nothing when nil
 	Panics  *atomic.Int64
 
 	socket net.Listener
@@ -135,8 +135,10 @@ func (l *Listener) admit(ctx context.Context, c net.Conn) {
 	admitted, why := l.Gate.enter(c)
 	if admitted == nil {
 		l.Log.Warn("connection refused", "listener", l.Name, "remote", c.RemoteAddr().String(), "why", why)
-		c.SetWriteDeadline(time.Now().Add(shedWait)) // a new socket's buffer takes it at once
-		c.Write(l.Refusal)
+		if l.Refusal != nil {
+			c.SetWriteDeadline(time.Now().Add(shedWait)) // a new socket's buffer takes it at once
+			c.Write(l.Refusal())
+		}
 		c.Close()
 		return
 	}

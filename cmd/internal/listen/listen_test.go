@@ -56,7 +56,7 @@ func start(t *testing.T, limits Limits, handle func(context.Context, *Conn)) *se
 	s := &server{log: &logs{}}
 	s.Listener = &Listener{
 		Name: "test", Gate: NewGate(limits), Handle: handle, Panics: new(atomic.Int64),
-		Log: slog.New(slog.NewTextHandler(s.log, nil)), Refusal: []byte("-ERR full\r\n"),
+		Log: slog.New(slog.NewTextHandler(s.log, nil)), Refusal: func() []byte { return []byte("-ERR full\r\n") },
 	}
 	if err := s.Bind(t.Context(), "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
