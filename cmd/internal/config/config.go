@@ -196,7 +196,7 @@ type Limits struct {
 // Log is what is told on standard error.
 type Log struct {
 	Level  string `mapstructure:"level"`  // debug, info, warn or error
-	Format string `mapstructure:"format"` // text or json
+	Format string `mapstructure:"format"` // text or json; a reload does not change it
 }
 
 // Default is every value that an absent key has.
