@@ -1,0 +1,394 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/authn/cram"
+	"github.com/kpopd/kpopd/authn/file"
+	"github.com/kpopd/kpopd/authn/gssapi"
+	"github.com/kpopd/kpopd/authn/krb5"
+	"github.com/kpopd/kpopd/authn/plain"
+	"github.com/kpopd/kpopd/authn/principal"
+	"github.com/kpopd/kpopd/cmd/internal/certs"
+	"github.com/kpopd/kpopd/cmd/internal/config"
+	"github.com/kpopd/kpopd/kpop"
+	"github.com/kpopd/kpopd/maildrop"
+	"github.com/kpopd/kpopd/maildrop/maildir"
+	"github.com/kpopd/kpopd/pop3"
+)
+
+// certificateInterval is how often changed certificate files are looked for.
+const certificateInterval = time.Minute
+
+// assembly is a configuration made into working parts. It is only read once
+// it is complete; sessions keep the one that they began with.
+type assembly struct {
+	cfg      *config.Config
+	parts    *parts
+	log      *slog.Logger
+	trace    *authn.Trace
+	chains   map[string]authn.Chain
+	acceptor *krb5.Acceptor // nil without a keytab
+	policies map[string]*authn.Policy
+	doors    []*door // as in cfg.Listeners
+
+	stop context.CancelFunc // of the background
+	wg   sync.WaitGroup
+}
+
+// parts outlive a reload as long as the configuration names the same ones:
+// replay cache, keytab (whose old keys stay good) and store (whose listings
+// stay warm).
+type parts struct {
+	replay     krb5.ReplayCache
+	replayPath string
+	keytab     *krb5.Keytab
+	keytabPath string
+	store      maildrop.Store
+	maildrops  config.Maildrops
+}
+
+// assemble builds everything that cfg names, with parts of old where they
+// fit. The error holds one problem for each thing that cannot work.
+func assemble(cfg *config.Config, old *parts, log *slog.Logger) (*assembly, error) {
+	a := &assembly{
+		cfg: cfg, parts: &parts{}, log: log, trace: attemptLog(log),
+		chains: map[string]authn.Chain{}, policies: map[string]*authn.Policy{},
+	}
+	err := errors.Join(a.openStore(old), a.openKerberos(old), a.buildChains())
+	if err == nil {
+		err = errors.Join(a.buildPolicies(), a.buildDoors())
+	}
+	if err != nil {
+		return nil, errors.Join(err, a.parts.close(old))
+	}
+	return a, nil
+}
+
+// close frees what next does not use.
+func (p *parts) close(next *parts) error {
+	if c, ok := p.replay.(io.Closer); ok && p.replay != next.replay {
+		return c.Close()
+	}
+	return nil
+}
+
+func (a *assembly) openStore(old *parts) error {
+	m := a.cfg.Maildrops
+	a.parts.maildrops = m
+	if old.store != nil && old.maildrops == m {
+		a.parts.store = old.store
+		return nil
+	}
+	store, err := maildir.New(m.Root, maildir.Options{
+		Layout: m.Layout, Create: m.Create, Owner: m.Owner, TrustSizes: m.TrustSizes, CacheMessages: m.Cache,
+	})
+	if err != nil {
+		return a.cfg.Problem("maildrops.root", err)
+	}
+	a.parts.store = store
+	return nil
+}
+
+func (a *assembly) openKerberos(old *parts) error {
+	k := a.cfg.Kerberos
+	if k.Keytab == "" {
+		return nil
+	}
+	if err := a.openKeytab(old); err != nil {
+		return a.cfg.Problem("kerberos.keytab", err)
+	}
+	if err := a.openReplay(old); err != nil {
+		return a.cfg.Problem("kerberos.replay_cache", err)
+	}
+	a.acceptor = &krb5.Acceptor{
+		Keytab: a.parts.keytab, Services: k.Services, Hosts: k.Hosts, Enctypes: k.EnctypeNumbers(),
+		Skew: k.ClockSkew, Replay: a.parts.replay, CheckAddresses: k.CheckAddresses,
+	}
+	return nil
+}
+
+func (a *assembly) openKeytab(old *parts) (err error) {
+	path := a.cfg.Kerberos.Keytab
+	a.parts.keytabPath = path
+	if old.keytab != nil && old.keytabPath == path {
+		a.parts.keytab = old.keytab
+		return old.keytab.Reload()
+	}
+	a.parts.keytab, err = krb5.OpenKeytab(path)
+	return err
+}
+
+func (a *assembly) openReplay(old *parts) error {
+	path := a.cfg.Kerberos.ReplayCache
+	a.parts.replayPath = path
+	if old.replay != nil && old.replayPath == path {
+		a.parts.replay = old.replay
+		return nil
+	}
+	if path == config.ReplayMemory {
+		a.parts.replay = &krb5.MemoryReplay{}
+		return nil
+	}
+	cache, err := krb5.OpenFileReplay(path)
+	if err != nil {
+		return err
+	}
+	a.parts.replay = cache
+	return nil
+}
+
+func (a *assembly) buildChains() error {
+	var errs []error
+	verifiers := map[string]authn.Verifier{}
+	for i, v := range a.cfg.Verifiers {
+		built, err := openVerifier(v)
+		if err != nil {
+			errs = append(errs, a.cfg.Problem(fmt.Sprintf("verifiers[%d]", i), err))
+			continue
+		}
+		verifiers[v.Name] = built
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	for _, c := range a.cfg.Chains {
+		var chain authn.Chain
+		for _, s := range c.Steps {
+			chain = append(chain, authn.Step{
+				Verifier: verifiers[s.Use], Timeout: s.Timeout,
+				OnReject: next(s.OnReject), OnUnavailable: next(s.OnUnavailable),
+			})
+		}
+		a.chains[c.Name] = chain
+	}
+	return nil
+}
+
+func next(word string) authn.Next {
+	if word == config.NextReturn {
+		return authn.Return
+	}
+	return authn.Continue
+}
+
+func openVerifier(v config.Verifier) (authn.Verifier, error) {
+	switch v.Type {
+	case config.VerifierFile:
+		return file.Open(v.Name, file.Options{Users: v.Users, Digests: v.Digests, Hashes: v.Hashes})
+	case config.VerifierPrincipal:
+		return principal.New(v.Name, principal.Options{
+			LocalRealms: v.LocalRealms, Map: v.Map, K5Login: v.K5Login, Rules: v.Rules,
+			RuleRealms: v.RuleRealms, MailDomains: v.MailDomains, FoldCase: v.FoldCase,
+		})
+	default:
+		return nil, fmt.Errorf("type %q is not known", v.Type)
+	}
+}
+
+func (a *assembly) buildPolicies() error {
+	var errs []error
+	for i, x := range a.cfg.Policies {
+		p := &authn.Policy{Name: x.Name, BeforeTLS: x.BeforeTLS, Trusted: x.Trusted, Trace: a.trace}
+		if x.Plain == config.PlainTrusted {
+			p.Plain = authn.PlainTrusted
+		}
+		for j, name := range x.Offers {
+			m, err := a.mechanism(name, x)
+			if err != nil {
+				errs = append(errs, a.cfg.Problem(fmt.Sprintf("policies[%d].offers[%d]", i, j), err))
+				continue
+			}
+			p.Offers = append(p.Offers, m)
+		}
+		a.policies[x.Name] = p
+	}
+	return errors.Join(errs...)
+}
+
+// mechanism builds what a policy offers, and refuses what no verifier of its
+// chain could judge.
+func (a *assembly) mechanism(name string, x config.Policy) (m authn.Mechanism, err error) {
+	chain := a.chains[x.Chain]
+	can := false
+	switch name {
+	case "PLAIN":
+		m, can = plain.PLAIN(chain), authn.Can[authn.PasswordVerifier](chain)
+	case "LOGIN":
+		m, can = plain.LOGIN(chain), authn.Can[authn.PasswordVerifier](chain)
+	case "USER":
+		m, can = plain.USER(chain, !x.APOPWithPassword), authn.Can[authn.PasswordVerifier](chain)
+	case "APOP":
+		m, can = plain.APOP(chain), authn.Can[authn.SecretSource](chain)
+	case "CRAM-MD5":
+		m, can = cram.New(chain, a.hostname()), authn.Can[authn.SecretSource](chain)
+	case "GSSAPI":
+		m, can = a.gssapi(chain), authn.Can[authn.PrincipalMapper](chain)
+	case "KPOP":
+		m, can = kpop.Mechanism(chain), authn.Can[authn.PrincipalMapper](chain)
+	}
+	if !can {
+		return nil, fmt.Errorf("no verifier of chain %q can judge %s", x.Chain, name)
+	}
+	return m, nil
+}
+
+func (a *assembly) gssapi(chain authn.Chain) authn.Mechanism {
+	m := &gssapi.Mechanism{Acceptor: a.acceptor, Chain: chain}
+	switch a.cfg.GSSAPI.ChannelBinding {
+	case "off":
+		m.Binding = gssapi.BindingOff
+	case "require":
+		m.Binding = gssapi.BindingRequired
+	}
+	for _, l := range a.cfg.GSSAPI.Layers {
+		switch l {
+		case "none":
+			m.Layers |= gssapi.None
+		case "integrity":
+			m.Layers |= gssapi.Integrity
+		case "privacy":
+			m.Layers |= gssapi.Privacy
+		}
+	}
+	return m
+}
+
+// hostname stands in challenges and timestamps. A machine without a name is
+// localhost.
+func (a *assembly) hostname() string {
+	if h := a.cfg.POP3.Hostname; h != "" {
+		return h
+	}
+	h, err := os.Hostname()
+	if err != nil {
+		return "localhost"
+	}
+	return h
+}
+
+func (a *assembly) buildDoors() error {
+	var errs []error
+	for i, l := range a.cfg.Listeners {
+		d := &door{name: l.Name, policy: a.policies[l.Policy], log: a.log}
+		if l.UsesTLS() {
+			s, err := certs.New(a.certificates(l))
+			if err != nil {
+				errs = append(errs, a.cfg.Problem(fmt.Sprintf("listeners[%d].certificate", i), err))
+				continue
+			}
+			d.certs, d.implicit = s, l.TLS == config.TLSImplicit
+		}
+		if l.KPOP() {
+			d.kpop = &kpop.Acceptor{
+				Krb5: a.acceptor, Versions: a.cfg.KPOP.AppVersions, Timeout: a.cfg.KPOP.HandshakeTimeout, Trace: a.trace,
+			}
+		}
+		d.server = a.server(d)
+		a.doors = append(a.doors, d)
+	}
+	return errors.Join(errs...)
+}
+
+// certificates are all there are, the one that the listener names first.
+func (a *assembly) certificates(l config.Listener) []certs.File {
+	var files []certs.File
+	for _, c := range a.cfg.Certificates {
+		f := certs.File{Cert: c.Cert, Key: c.Key}
+		if c.Name == l.Certificate {
+			files = slices.Insert(files, 0, f)
+		} else {
+			files = append(files, f)
+		}
+	}
+	return files
+}
+
+func (a *assembly) server(d *door) *pop3.Server {
+	l := a.cfg.Limits
+	s := &pop3.Server{
+		Backend:  &backend{Policy: d.policy, store: a.parts.store},
+		Hostname: a.hostname(), Log: a.log, LoginsTraced: true, LenientUTF8: a.cfg.POP3.LenientUTF8,
+		LoginTimeout: l.LoginTimeout, IdleTimeout: l.IdleTimeout, WriteTimeout: l.WriteTimeout,
+		DrainTimeout: l.DrainTimeout, MaxFailures: l.Failures,
+	}
+	if d.certs != nil && !d.implicit {
+		s.StartTLS = d.certs.Server
+	}
+	return s
+}
+
+// background looks for changed files until quit is called.
+func (a *assembly) background() {
+	ctx, cancel := context.WithCancel(context.Background())
+	a.stop = cancel
+	for _, d := range a.doors {
+		if d.certs != nil {
+			a.wg.Go(func() { d.certs.Watch(ctx, certificateInterval, a.log) }) // ended by quit
+		}
+	}
+	if every := a.cfg.Kerberos.KeytabReload; a.acceptor != nil && every > 0 {
+		a.wg.Go(func() { a.watchKeytab(ctx, every) }) // ended by quit
+	}
+}
+
+func (a *assembly) quit() {
+	if a.stop != nil {
+		a.stop()
+		a.wg.Wait()
+	}
+}
+
+func (a *assembly) watchKeytab(ctx context.Context, every time.Duration) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	broken := false // a lasting fault is told once
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if !a.parts.keytab.Changed() {
+			continue
+		}
+		err := a.parts.keytab.Reload()
+		switch {
+		case err == nil:
+			a.log.Info("keytab reloaded", "keytab", a.parts.keytabPath, "services", a.parts.keytab.Services())
+		case !broken:
+			a.log.Error("keytab not reloaded, old keys stay", "keytab", a.parts.keytabPath, "err", err)
+		}
+		broken = err != nil
+	}
+}
+
+// warn tells of certificates that are out of date or soon will be.
+func (a *assembly) warn() {
+	for _, w := range a.cfg.Warnings() {
+		a.log.Warn("configuration", "key", w.Key, "line", w.Line, "warning", w.Err.Error())
+	}
+	now := time.Now()
+	for _, d := range a.doors {
+		if d.certs == nil {
+			continue
+		}
+		for _, leaf := range d.certs.Leaves() {
+			switch left := leaf.NotAfter.Sub(now); {
+			case left <= 0, now.Before(leaf.NotBefore):
+				a.log.Error("certificate is not valid now", "listener", d.name, "subject", leaf.Subject.String(), "from", leaf.NotBefore, "to", leaf.NotAfter)
+			case left < 14*24*time.Hour:
+				a.log.Warn("certificate runs out", "listener", d.name, "subject", leaf.Subject.String(), "to", leaf.NotAfter)
+			}
+		}
+	}
+}

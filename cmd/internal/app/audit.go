@@ -1,0 +1,116 @@
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"time"
+
+	"github.com/kpopd/kpopd/authn"
+)
+
+// Octets of a name and of an error in a log line.
+const (
+	maxName  = 128
+	maxError = 2048
+)
+
+// attemptLog writes one line for each login attempt, refused or not, with all
+// that is known of it. What a client sent is bounded; slog escapes it.
+func attemptLog(log *slog.Logger) *authn.Trace {
+	return &authn.Trace{
+		Attempt: func(ctx context.Context, a *authn.Attempt) {
+			kind, level := "accepted", slog.LevelInfo
+			if a.Err != nil {
+				kind, level = authn.KindOf(a.Err).String(), levelOf(a.Err)
+			}
+			if !log.Enabled(ctx, level) {
+				return
+			}
+			attrs := []slog.Attr{
+				slog.String("kind", kind),
+				slog.String("session", a.Transport.Session), slog.String("listener", a.Transport.Listener),
+				slog.String("remote", a.Transport.Remote.String()),
+				slog.String("policy", a.Policy), slog.String("mechanism", bounded(a.Mechanism, maxName)),
+				slog.String("login", bounded(a.Login, maxName)),
+			}
+			attrs = append(attrs, identityAttrs(a.Identity)...)
+			attrs = append(attrs, ticketAttrs(a.Principal)...)
+			attrs = append(attrs, tlsAttrs(a.Transport.TLS)...)
+			if a.Layer {
+				attrs = append(attrs, slog.Bool("layer", true))
+			}
+			if a.Note != "" {
+				attrs = append(attrs, slog.String("note", a.Note))
+			}
+			attrs = append(attrs, slog.Duration("duration", a.Duration))
+			if a.Err != nil {
+				attrs = append(attrs, slog.String("err", bounded(a.Err.Error(), maxError)))
+			}
+			log.LogAttrs(ctx, level, "login", attrs...)
+		},
+		Step: func(ctx context.Context, s *authn.StepDone) {
+			if !log.Enabled(ctx, slog.LevelDebug) {
+				return
+			}
+			outcome := "vouched"
+			if s.Err != nil {
+				outcome = authn.KindOf(s.Err).String()
+			}
+			log.LogAttrs(ctx, slog.LevelDebug, "step", slog.String("step", s.Step), slog.String("outcome", outcome), slog.Duration("duration", s.Duration))
+		},
+	}
+}
+
+// levelOf: a refusal is daily business, an outage is for somebody to look at,
+// a bug for somebody to mend.
+func levelOf(err error) slog.Level {
+	switch authn.KindOf(err) {
+	case authn.Unavailable:
+		return slog.LevelWarn
+	case authn.Internal:
+		return slog.LevelError
+	default:
+		return slog.LevelInfo
+	}
+}
+
+func identityAttrs(id *authn.Identity) []slog.Attr {
+	if id == nil {
+		return nil
+	}
+	return []slog.Attr{slog.String("user", bounded(id.User, maxName)), slog.String("step", id.Step)}
+}
+
+func ticketAttrs(p *authn.Principal) []slog.Attr {
+	if p == nil {
+		return nil
+	}
+	attrs := []slog.Attr{slog.String("principal", bounded(p.String(), maxName)), slog.String("realm", bounded(p.Realm, maxName))}
+	if t := p.Ticket; t != nil {
+		attrs = append(attrs,
+			slog.String("service", bounded(t.Service, maxName)), slog.String("enctype", t.Enctype),
+			slog.String("session_enctype", t.SessionEnctype), slog.Int("kvno", t.KVNO),
+			slog.Duration("lifetime", t.End.Sub(t.Start).Round(time.Second)))
+	}
+	return attrs
+}
+
+// tlsAttrs are version, cipher and server name (RFC 8314 section 4.4).
+func tlsAttrs(s *tls.ConnectionState) []slog.Attr {
+	if s == nil {
+		return []slog.Attr{slog.String("tls", "none")}
+	}
+	return []slog.Attr{
+		slog.String("tls", tls.VersionName(s.Version)), slog.String("cipher", tls.CipherSuiteName(s.CipherSuite)),
+		slog.String("sni", bounded(s.ServerName, maxName)),
+	}
+}
+
+// bounded cuts text so that no client can fill the log.
+func bounded(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	return text[:limit] + "..."
+}

@@ -1,0 +1,105 @@
+package app
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+
+	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/cmd/internal/certs"
+	"github.com/kpopd/kpopd/cmd/internal/listen"
+	"github.com/kpopd/kpopd/kpop"
+	"github.com/kpopd/kpopd/maildrop"
+	"github.com/kpopd/kpopd/pop3"
+)
+
+// door is one way in: what happens to a connection of one listener before and
+// while it speaks POP3.
+type door struct {
+	name     string
+	policy   *authn.Policy
+	server   *pop3.Server
+	kpop     *kpop.Acceptor // nil on a pop3 listener
+	certs    *certs.Store   // nil without TLS
+	implicit bool           // TLS from the first octet
+	log      *slog.Logger
+}
+
+// serve runs one connection to its end. Whatever refuses it has told the
+// client, the trace and the log.
+func (d *door) serve(ctx context.Context, admitted *listen.Conn) {
+	c := admitted.Conn
+	t := authn.Transport{
+		Listener: d.name, Session: newSession(),
+		Remote: addrPort(c.RemoteAddr()), Local: addrPort(c.LocalAddr()),
+	}
+	ctx = context.WithValue(ctx, admittedKey{}, admitted)
+	switch {
+	case d.kpop != nil:
+		next, peer, err := d.kpop.Accept(ctx, c, &t)
+		if err != nil {
+			return // traced
+		}
+		c, t.Peer = next, peer
+	case d.implicit:
+		tc, endPoint, err := d.certs.Server(ctx, c)
+		if err != nil {
+			d.log.Info("TLS refused", "session", t.Session, "listener", t.Listener, "remote", t.Remote.String(), "err", bounded(err.Error(), maxError))
+			return
+		}
+		state := tc.ConnectionState()
+		c, t.TLS, t.EndPoint = tc, &state, endPoint
+	}
+	// the engine has logged how the session ended, and why
+	_ = d.server.ServeConn(ctx, c, t)
+}
+
+// refusal is what a client hears whom the server has no room for; only those
+// who expect a greeting in the clear hear anything.
+func (d *door) refusal() []byte {
+	if d.kpop != nil || d.implicit {
+		return nil
+	}
+	return []byte("-ERR [SYS/TEMP] Too many connections, try again later\r\n")
+}
+
+type admittedKey struct{}
+
+// backend is a policy and the store behind it.
+type backend struct {
+	*authn.Policy
+	store maildrop.Store
+}
+
+var _ pop3.Backend = (*backend)(nil)
+
+// Open opens the maildrop of a user who has logged in, and tells the gate.
+func (b *backend) Open(ctx context.Context, id *authn.Identity) (maildrop.Drop, error) {
+	drop, err := b.store.Open(ctx, maildrop.Ref{User: id.User, Path: id.Attrs[authn.AttrMaildrop]})
+	if err != nil {
+		return nil, fmt.Errorf("open maildrop of %s: %w", id.User, err)
+	}
+	if c, ok := ctx.Value(admittedKey{}).(*listen.Conn); ok {
+		c.LoggedIn()
+	}
+	return drop, nil
+}
+
+// newSession is a name for a session that no other has.
+func newSession() string {
+	var b [8]byte
+	rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok {
+		ap := t.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
+}

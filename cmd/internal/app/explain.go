@@ -1,0 +1,85 @@
+package app
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"strings"
+
+	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/cmd/internal/config"
+)
+
+// Report is what a check of a configuration found.
+type Report struct {
+	Warnings []error
+	assembly *assembly
+}
+
+// Check loads the configuration in file and builds all of it except the
+// sockets and the replay cache, which the running server may hold.
+func Check(file string) (*Report, error) {
+	cfg, err := config.Load(file)
+	if err != nil {
+		return nil, err
+	}
+	r := &Report{}
+	for _, w := range cfg.Warnings() {
+		r.Warnings = append(r.Warnings, w)
+	}
+	cfg.Kerberos.ReplayCache = config.ReplayMemory
+	r.assembly, err = assemble(cfg, &parts{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Explain writes what each listener offers to a client at each stage of a
+// connection. It asks the policy what CAPA and a login ask it.
+func (r *Report) Explain(w io.Writer) {
+	for _, l := range r.assembly.cfg.Listeners {
+		r.assembly.explain(w, l)
+	}
+}
+
+func (a *assembly) explain(w io.Writer, l config.Listener) {
+	p := a.policies[l.Policy]
+	fmt.Fprintf(w, "listener %s, %s, policy %s\n", l.Name, l.Address, l.Policy)
+	t := authn.Transport{Listener: l.Name, Stamp: "<1.2@" + a.hostname() + ">"}
+	if l.KPOP() {
+		t.Peer = &authn.Principal{}
+	}
+	if l.TLS != config.TLSImplicit {
+		writeVerdicts(w, "in the clear", p.Explain(&t))
+		for _, n := range p.Trusted {
+			from := t
+			from.Remote = netip.AddrPortFrom(n.Addr(), 0)
+			writeVerdicts(w, "in the clear from "+n.String(), p.Explain(&from))
+		}
+	}
+	if l.UsesTLS() {
+		t.TLS = &tls.ConnectionState{}
+		writeVerdicts(w, "inside TLS", p.Explain(&t))
+	}
+}
+
+func writeVerdicts(w io.Writer, when string, vs []authn.Verdict) {
+	var offered []string
+	for _, v := range vs {
+		if v.Reason == nil {
+			offered = append(offered, v.Mechanism.Name())
+		}
+	}
+	if offered == nil {
+		offered = []string{"nothing"}
+	}
+	fmt.Fprintf(w, "  %s: %s\n", when, strings.Join(offered, " "))
+	for _, v := range vs {
+		if v.Reason != nil {
+			fmt.Fprintf(w, "    not %s: %v\n", v.Mechanism.Name(), v.Reason)
+		}
+	}
+}
