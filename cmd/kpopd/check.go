@@ -1,0 +1,46 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kpopd/kpopd/cmd/internal/app"
+)
+
+func newCheck() *cobra.Command {
+	var file string
+	var verbose bool
+	c := &cobra.Command{
+		Use:   "check -c FILE",
+		Short: "Check a configuration",
+		Long: `Check a configuration and all that it names: users files, certificates, keytab,
+mail root. Everything that is wrong is told at once, with file, line, key and
+what to do; the status is then 1. No socket is opened.
+
+With -v, say what each listener offers a client at each stage of a connection,
+and why it does not offer the rest.`,
+		Example: "  kpopd check -c /etc/kpopd/kpopd.yaml\n  kpopd check -v -c kpopd.yaml",
+		Args:    checked(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := required(c, "config"); err != nil {
+				return err
+			}
+			r, err := app.Check(file)
+			if err != nil {
+				return err
+			}
+			for _, w := range r.Warnings {
+				fmt.Fprintf(c.ErrOrStderr(), "warning: %v\n", w)
+			}
+			if verbose {
+				r.Explain(c.OutOrStdout())
+			}
+			fmt.Fprintf(c.OutOrStdout(), "%s: good\n", file)
+			return nil
+		},
+	}
+	c.Flags().StringVarP(&file, "config", "c", "", "configuration `FILE`")
+	c.Flags().BoolVarP(&verbose, "verbose", "v", false, "say what each listener offers")
+	return c
+}

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"bufio"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/kpopd/kpopd/cmd/internal/config"
+)
+
+var examples = filepath.Join("..", "..", "configs")
+
+// Every file in configs is loaded or read here, so that none rots.
+func TestConfigs(t *testing.T) {
+	t.Parallel()
+	entries, err := os.ReadDir(examples)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		path := filepath.Join(examples, e.Name())
+		switch filepath.Ext(path) {
+		case ".yaml":
+			if _, err := config.Load(path); err != nil {
+				t.Error(err)
+			}
+		case ".service":
+			checkUnit(t, path)
+		default:
+			t.Errorf("nothing tests %s", path)
+		}
+	}
+}
+
+var (
+	section = regexp.MustCompile(`^\[(Unit|Service|Install)\]$`)
+	setting = regexp.MustCompile(`^[A-Z][A-Za-z]+=\S.*$`)
+)
+
+// checkUnit wants sections, settings and comments, and commands that are ours.
+func checkUnit(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	n := 0
+	for s := bufio.NewScanner(f); s.Scan(); {
+		n++
+		line := s.Text()
+		switch {
+		case line == "", strings.HasPrefix(line, "#"), section.MatchString(line):
+		case !setting.MatchString(line):
+			t.Errorf("%s:%d: %q is no setting", path, n, line)
+		case strings.HasPrefix(line, "ExecStart"):
+			_, command, _ := strings.Cut(line, "=/usr/bin/kpopd ")
+			args := strings.Fields(command)
+			if c, _, err := newRoot().Find(args); err != nil || len(args) == 0 || c.Name() != args[0] {
+				t.Errorf("%s:%d: %q is no command of ours", path, n, line)
+			}
+		}
+	}
+}
+
+// systemd's own opinion, where it is installed.
+func TestUnitVerifies(t *testing.T) {
+	t.Parallel()
+	tool, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Skip("systemd-analyze is not installed")
+	}
+	out, err := exec.CommandContext(t.Context(), tool, "verify", "--man=no", filepath.Join(examples, "kpopd.service")).CombinedOutput()
+	for line := range strings.Lines(string(out)) {
+		if strings.Contains(line, "kpopd.service") && !strings.Contains(line, "is not executable") {
+			t.Errorf("%s (%v)", line, err)
+		}
+	}
+}
