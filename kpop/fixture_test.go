@@ -21,8 +21,14 @@ type site struct {
 
 func newSite(t testing.TB, enctype int32) *site {
 	t.Helper()
+	return newSiteOf(t, enctype, "pop/localhost")
+}
+
+// newSiteOf is a site whose server has a key, and alice a ticket, for service.
+func newSiteOf(t testing.TB, enctype int32, service string) *site {
+	t.Helper()
 	kt := keytab.New()
-	if err := kt.AddEntry("pop/localhost", "EXAMPLE.TEST", "secret", time.Now(), 1, 18); err != nil {
+	if err := kt.AddEntry(service, "EXAMPLE.TEST", "secret", time.Now(), 1, 18); err != nil {
 		t.Fatal(err)
 	}
 	b, _ := kt.Marshal()
@@ -30,12 +36,12 @@ func newSite(t testing.TB, enctype int32) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sname := types.NewPrincipalName(2, "pop/localhost")
+	sname := types.NewPrincipalName(2, service)
 	sk, _, err := kt.GetEncryptionKey(sname, "EXAMPLE.TEST", 1, 18)
 	if err != nil {
 		t.Fatal(err)
 	}
-	service, err := krb5.KeyFrom(18, sk.KeyValue)
+	serviceKey, err := krb5.KeyFrom(18, sk.KeyValue)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +58,7 @@ func newSite(t testing.TB, enctype int32) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cipher, err := service.Encrypt(2, asn1tools.AddASNAppTag(part, 3))
+	cipher, err := serviceKey.Encrypt(2, asn1tools.AddASNAppTag(part, 3))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -76,3 +76,53 @@ func TestRule107_PasswordsNeedTLS(t *testing.T) {
 		t.Error("the zero policy takes passwords in the clear")
 	}
 }
+
+// Inside TLS the handshake comes first, and the greeting is its first word.
+func TestRule108_TLSBeforeGreeting(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	if err := w.option("implicit-tls"); err != nil {
+		t.Fatal(err)
+	}
+	near, far := socketPair(t)
+	w.serve(t.Context(), tls.Server(far, &tls.Config{Certificates: []tls.Certificate{testCert()}}))
+	c := w.client(t, tls.Client(near, &tls.Config{InsecureSkipVerify: true}))
+	if caps, err := c.Capa(t.Context()); err != nil || caps.Has("STLS") || !caps.Has("USER") {
+		t.Errorf("CAPA %v, %v", caps, err)
+	}
+	near, far = socketPair(t)
+	w.serve(t.Context(), tls.Server(far, &tls.Config{Certificates: []tls.Certificate{testCert()}}))
+	io.WriteString(near, "USER alice\r\n")
+	said, _ := io.ReadAll(near) // an alert, or nothing
+	if strings.Contains(string(said), "OK") {
+		t.Errorf("without a handshake: %q", said)
+	}
+	near.Close()
+}
+
+// The line of a login tells the version of TLS, the cipher and the name that
+// the client asked for.
+func TestRule112_LoginTellsTLS(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	c := w.dialTCP(t)
+	if err := c.StartTLS(t.Context(), &tls.Config{InsecureSkipVerify: true, ServerName: "pop.example"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.UserPass(t.Context(), "alice", "open sesame"); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	w.wait(t)
+	for line := range strings.Lines(w.log.String()) {
+		if strings.Contains(line, "login accepted") {
+			for _, want := range []string{`"TLS 1.3"`, `"TLS_`, `"pop.example"`} {
+				if !strings.Contains(line, want) {
+					t.Errorf("no %s in %s", want, line)
+				}
+			}
+			return
+		}
+	}
+	t.Errorf("no login in the log:\n%s", w.log.String())
+}
