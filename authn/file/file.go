@@ -201,6 +201,7 @@ func (f *files) secret(login, scheme string) (authn.Password, *authn.Identity, e
 	case !ok:
 		return nil, nil, f.fail(authn.UnknownUser, fmt.Errorf("no secret for %s", scheme))
 	case u.locked:
+		// unproven yet, but a later step must not let him in
 		return nil, nil, f.fail(authn.Denied, errors.New("locked in the users file"))
 	}
 	return append(authn.Password{}, s...), u.identity(login), nil

