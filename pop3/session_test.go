@@ -494,30 +494,40 @@ func TestRecord(t *testing.T) {
 	}
 }
 
-// TestIdleMemory: what a session holds while it waits. The stack of its
-// goroutine comes on top.
+// TestIdleMemory: what a session holds while it waits, its pipe included. The
+// stack of its goroutine comes on top. What other tests left behind may go or
+// come meanwhile, so the least of some measurements counts.
 func TestIdleMemory(t *testing.T) {
-	const n, limit = 500, 6 << 10 // pipe included
+	const limit = 6 << 10
+	least := idleHeap(t)
+	for range 4 {
+		if least <= limit {
+			return
+		}
+		least = min(least, idleHeap(t))
+	}
+	t.Errorf("%d octets each", least)
+}
+
+func idleHeap(t *testing.T) int64 {
+	const n = 1000
 	srv := &Server{Backend: newBackend(&memory.Store{})}
 	before := heap()
 	var peers []*peer
 	for range n {
 		client, server := net.Pipe()
 		p := &peer{t: t, Conn: client, done: make(chan error, 1)}
-		go func() {
-			p.done <- srv.ServeConn(t.Context(), server, authn.Transport{})
-		}()
+		go func() { p.done <- srv.ServeConn(t.Context(), server, authn.Transport{}) }() // ends when client is closed
 		var greeting [64]byte
 		client.Read(greeting[:])
 		peers = append(peers, p)
 	}
-	if each := (heap() - before) / n; each > limit {
-		t.Errorf("%d octets each", each)
-	}
+	each := (heap() - before) / n
 	for _, p := range peers {
 		p.Close()
 		<-p.done
 	}
+	return each
 }
 
 // heap is what lives on the heap.
