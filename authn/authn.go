@@ -13,8 +13,10 @@
 // The function that CAPA asks is the function that a login passes: [Policy.Explain]
 // prints its verdicts, [Policy.Start] obeys them.
 //
-// A login name is prepared once, by [PrepareLogin], in the mechanism that took
-// it from the client: no verifier, lock or path meets another spelling of it.
+// A login name is prepared by [PrepareLogin] in the mechanism that took it from
+// the client, an authzid in the mapper that reads it; and [Login] lets no
+// identity out whose user is not in that form. No lock, path or query meets
+// another spelling.
 //
 // A Trace is told facts and decides nothing. Secrets are of type [Password] or
 // stay inside the package that needs them.

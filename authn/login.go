@@ -86,8 +86,11 @@ func (l *Login) next(ctx context.Context, response []byte) (challenge []byte, do
 
 func (l *Login) succeed() error {
 	id := l.ex.Identity()
-	if id == nil || id.User == "" {
+	if id == nil {
 		return &Error{Kind: Internal, Step: l.mech, Err: errors.New("succeeded for nobody")}
+	}
+	if u, err := PrepareLogin(id.User); err != nil || u != id.User {
+		return &Error{Kind: Internal, Step: l.mech, Err: fmt.Errorf("succeeded for %.*q, which is no login in canonical form", MaxLogin, id.User)}
 	}
 	id.Mechanism = l.mech
 	l.id = id

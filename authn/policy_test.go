@@ -189,6 +189,8 @@ func TestLogin(t *testing.T) {
 		{"panic", fakeExchange{panics: true}, []string{""}, nil, false, authn.Internal},
 		{"success for nobody", fakeExchange{done: true}, []string{""}, nil, false, authn.Internal},
 		{"success for no name", fakeExchange{done: true, id: &authn.Identity{}}, []string{""}, nil, false, authn.Internal},
+		{"success for a name that is a path", fakeExchange{done: true, id: &authn.Identity{User: "../bob"}}, []string{""}, nil, false, authn.Internal},
+		{"success for another spelling of a name", fakeExchange{done: true, id: &authn.Identity{User: "u\u0308mit"}}, []string{""}, nil, false, authn.Internal},
 		{"abort in the middle", fakeExchange{challenge: []byte("c")}, []string{""}, &authn.Error{Kind: authn.Cancelled, Step: "s"}, false, authn.Cancelled},
 		{"abort without a reason", fakeExchange{challenge: []byte("c")}, []string{""}, nil, false, authn.Aborted},
 	} {
