@@ -38,28 +38,32 @@
 //
 // # Choices
 //
-// Where the RFCs leave room: the greeting has a timestamp only where APOP is
-// offered. AUTH without an argument lists the mechanisms. Numbers have no
-// sign and no leading zeros. Spaces at the end of a line are ignored except
-// after PASS, whose argument is the rest of the line. Command lines hold up to
-// 512 octets; a longer one is read to its end and answered once. A line may
-// end in LF alone. UIDL and TOP are always there. PASS must follow USER with
-// nothing between them but CAPA or an AUTH that failed (RFC 5034 section 4).
-// A client whose first line is HTTP, SMTP, a PROXY header or a TLS hello gets
-// one -ERR and is cut. Three refused commands before login, or twenty in a row
-// after it, end the session, as do MaxFailures refused logins. A message that
-// has vanished is refused once; asking for it again ends the session.
+// Where the RFCs leave room:
+//
+//   - The greeting has a timestamp only where APOP is offered.
+//   - AUTH without an argument lists the mechanisms.
+//   - Numbers have no sign and no leading zeros.
+//   - Spaces at the end of a line are ignored, except after PASS, whose
+//     argument is the rest of the line.
+//   - Command lines hold up to 512 octets; a longer one is read to its end and
+//     answered once. A line may end in LF alone.
+//   - PASS must follow USER with nothing between them but CAPA or an AUTH that
+//     failed (RFC 5034 section 4).
+//   - UTF8 is announced without USER: whether a name beyond ASCII is known is
+//     for the mechanism to say.
+//   - A client whose first line is HTTP, SMTP, a PROXY header or a TLS hello
+//     gets one -ERR and is cut. Three refused commands before login, or twenty
+//     in a row after it, end the session, as do MaxFailures refused logins.
+//   - A message that has vanished is refused once; asking for it again ends
+//     the session.
 //
 // Deviation: AUTH lines may be longer than the 255 octets of RFC 5034 section
 // 4, because Net::POP3 of Perl puts a whole Kerberos token there.
 //
 // Deviation: a message whose header has octets above 127 is sent as it is
-// stored to clients that did not say UTF8 too. RFC 6856 section 2 wants it
-// refused or rewritten. Refused, old clients would never get mail that carries
+// stored to clients that did not say UTF8 too. RFC 6856 wants it refused or
+// rewritten. Refused, old clients would never get mail that carries
 // Latin-1 in its subject, which they have always been able to show; rewritten,
 // LIST would have to read every message to tell its size. UTF8 changes no
 // octet here, so sizes are the same in both modes.
-//
-// Deviation: UTF8 has no USER argument (RFC 6856 section 2.1): whether a name
-// beyond ASCII is known is for the mechanism to say.
 package pop3

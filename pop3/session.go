@@ -130,7 +130,7 @@ func (s *session) loop(ctx context.Context) *ending {
 }
 
 // greet sends the greeting. It has a timestamp only where somebody will use
-// it: RFC 2449 section 4 has no other use for "<".
+// it: RFC 2449 section 3 has no other use for "<".
 func (s *session) greet() {
 	s.t.Stamp = stamp(s.srv.Hostname)
 	s.offers = s.srv.Backend.Mechanisms(s.t)
