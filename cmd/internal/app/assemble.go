@@ -198,7 +198,7 @@ func openVerifier(v config.Verifier) (authn.Verifier, error) {
 func (a *assembly) buildPolicies() error {
 	var errs []error
 	for i, x := range a.cfg.Policies {
-		p := &authn.Policy{Name: x.Name, BeforeTLS: x.BeforeTLS, Trusted: x.Trusted, Trace: a.trace}
+		p := &authn.Policy{Name: x.Name, BeforeTLS: a.beforeTLS(x), Trusted: x.Trusted, Trace: a.trace}
 		if x.Plain == config.PlainTrusted {
 			p.Plain = authn.PlainTrusted
 		}
@@ -213,6 +213,19 @@ func (a *assembly) buildPolicies() error {
 		a.policies[x.Name] = p
 	}
 	return errors.Join(errs...)
+}
+
+// beforeTLS takes from a policy what cannot succeed before TLS: what must be
+// bound to it.
+func (a *assembly) beforeTLS(x config.Policy) []string {
+	if a.cfg.GSSAPI.ChannelBinding != "require" {
+		return x.BeforeTLS
+	}
+	names := x.BeforeTLS
+	if names == nil {
+		names = x.Offers
+	}
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == "GSSAPI" })
 }
 
 // mechanism builds what a policy offers, and refuses what no verifier of its

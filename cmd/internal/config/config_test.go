@@ -113,6 +113,17 @@ func TestProblems(t *testing.T) {
 	}
 }
 
+// What must be bound to TLS cannot be offered where there is none.
+func TestBindingWithoutTLS(t *testing.T) {
+	t.Parallel()
+	text := strings.Replace(good, "tls: starttls, ", "", 1) + "gssapi: {channel_binding: require}\n"
+	_, err := Parse("k.yaml", []byte(text))
+	want := `k.yaml:2: listeners[0].policy: policy "internet" offers GSSAPI, which gssapi.channel_binding binds to TLS, and the listener never has TLS`
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
 func TestAllProblemsAtOnce(t *testing.T) {
 	t.Parallel()
 	text := strings.NewReplacer("policy: campus", "policy: x", "root: mail", "type: mbox", "timeout: 3s", "timeout: -3s").Replace(good)

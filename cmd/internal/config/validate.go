@@ -175,6 +175,8 @@ func (p *problems) listenerPolicy(at string, l Listener, x Policy) {
 		m, _ := mechanismNamed(name)
 		switch {
 		case name == "KPOP":
+		case name == "GSSAPI" && !l.UsesTLS() && p.c.GSSAPI.ChannelBinding == "require":
+			p.add(at+".policy", "policy %q offers GSSAPI, which gssapi.channel_binding binds to TLS, and the listener never has TLS", x.Name)
 		case m.plaintext && !l.UsesTLS() && x.Plain != PlainTrusted:
 			p.add(at+".policy", "policy %q offers %s, which shows a password, and the listener never has TLS; "+
 				"set tls: starttls or implicit, or plain: trusted in the policy", x.Name, name)
