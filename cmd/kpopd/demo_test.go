@@ -1,0 +1,88 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kpopd/kpopd/cmd/internal/app"
+	"github.com/kpopd/kpopd/krb5test"
+)
+
+// The wire form that the demonstration compares with, by hand.
+func TestOnWire(t *testing.T) {
+	t.Parallel()
+	for stored, want := range map[string]string{
+		"":               "",
+		"a\nb\n":         "a\r\nb\r\n",
+		"a\r\nb\r\n":     "a\r\nb\r\n",
+		"no end":         "no end\r\n",
+		"\n.\n":          "\r\n.\r\n",
+		"a CR\ralone\n":  "a CR\ralone\r\n",
+		"a CR at last\r": "a CR at last\r\r\n",
+	} {
+		if got := onWire([]byte(stored)); string(got) != want {
+			t.Errorf("%q goes as %q, want %q", stored, got, want)
+		}
+	}
+}
+
+// fetched counts the messages that fetchmail has put into its file.
+func fetched(t *testing.T, w *world) int {
+	t.Helper()
+	text, err := os.ReadFile(w.path("fetched"))
+	if err != nil {
+		t.Error(err)
+	}
+	return bytes.Count(text, []byte(" with POP3 (fetchmail-")) // in the Received line that it adds
+}
+
+// The commands that the demonstration prints work with the real programs.
+func TestDemoCommands(t *testing.T) {
+	t.Parallel()
+	krb5test.Need(t, "sh", "kinit", "fetchmail", "curl", "openssl", "unshare", "mount")
+	w, err := build(t.TempDir(), addresses{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.close()
+	var log bytes.Buffer
+	s, err := app.Start(t.Context(), w.Configuration, &log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Shutdown(nil)
+	commands := w.commands()
+	ticket := commands[0].command + "\n"
+	for i, want := range []string{
+		"Password for alice@DEMO.TEST",
+		"13 messages for alice at localhost",
+		"This is a demonstration of kpopd.",
+		"This is a demonstration of kpopd.",
+		"This is a demonstration of kpopd.",
+		"13 ",
+		"+OK 13 ",
+		"+OK 13 ",
+	} {
+		h := commands[i]
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		cmd := exec.CommandContext(ctx, "sh", "-c", ticket+h.command+" 2>&1")
+		// openssl is typed into by a person
+		cmd.Stdin = strings.NewReader("USER alice\nPASS " + w.user("alice").Password + "\nSTAT\nQUIT\n")
+		out, err := cmd.CombinedOutput()
+		cancel()
+		if err != nil || !strings.Contains(string(out), want) {
+			t.Errorf("%s: %v; want %q in\n%.3000s\nof\n%s", h.what, err, want, out, h.command)
+		}
+	}
+	if got := fetched(t, w); got != len(demoMail()) {
+		t.Errorf("fetchmail has delivered %d messages, want %d", got, len(demoMail()))
+	}
+	if t.Failed() {
+		t.Logf("server:\n%.6000s", log.String())
+	}
+}

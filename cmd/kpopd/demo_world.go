@@ -1,0 +1,264 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/authn/file"
+	"github.com/kpopd/kpopd/authn/krb5"
+	"github.com/kpopd/kpopd/cmd/internal/certs"
+	"github.com/kpopd/kpopd/krb5test"
+	"github.com/kpopd/kpopd/maildrop/maildir"
+)
+
+const (
+	demoRealm   = "DEMO.TEST"
+	demoHost    = "localhost" // in the certificate and in the service principal
+	demoService = "pop/" + demoHost
+)
+
+// world is all that the demonstration consists of, as the ready file tells it.
+type world struct {
+	Dir           string    `json:"dir"`
+	Configuration string    `json:"configuration"`
+	Log           string    `json:"log"`
+	Addresses     addresses `json:"addresses"`
+	Realm         string    `json:"realm"`
+	Service       string    `json:"service"`
+	Krb5Conf      string    `json:"krb5_conf"`
+	Keytab        string    `json:"keytab"`
+	CA            string    `json:"ca"`
+	Services      string    `json:"services"` // an /etc/services that knows kpop
+	Users         []user    `json:"users"`
+
+	kdc    *krb5test.KDC
+	ca     *certs.Authority
+	stored map[string][]byte // messages by unique-id, the same for every user
+}
+
+// addresses are host and port of each door.
+type addresses struct {
+	POP3  string `json:"pop3"`
+	POP3S string `json:"pop3s"`
+	KPOP  string `json:"kpop"`
+	KDC   string `json:"kdc"`
+}
+
+// user has a password, or a secret for APOP and CRAM-MD5: RFC 1939 section 7
+// wants one of the two. All have a principal, whose password is Kerberos.
+type user struct {
+	Name      string `json:"name"`
+	Password  string `json:"password,omitempty"` // for PLAIN, LOGIN, USER
+	Secret    string `json:"secret,omitempty"`   // for APOP, CRAM-MD5
+	Principal string `json:"principal"`
+	Kerberos  string `json:"kerberos_password"`
+	Maildir   string `json:"maildir"`
+}
+
+func demoUsers() []user {
+	return []user{
+		{Name: "alice", Password: "white-rabbit", Kerberos: "looking-glass"},
+		{Name: "bob", Secret: "yellow-brick", Kerberos: "ruby-slippers"},
+		{Name: "carol", Kerberos: "silver-bells"},
+	}
+}
+
+// build makes the world in an empty folder and starts its KDC.
+func build(dir string, a addresses) (*world, error) {
+	w := &world{Dir: dir, Addresses: a, Realm: demoRealm, Service: demoService, Users: demoUsers(), stored: map[string][]byte{}}
+	w.Configuration, w.Log = w.path("kpopd.yaml"), w.path("kpopd.log")
+	w.Krb5Conf, w.Keytab, w.CA, w.Services = w.path("krb5.conf"), w.path("keytab"), w.path("ca.pem"), w.path("services")
+	for i := range w.Users {
+		u := &w.Users[i]
+		u.Principal, u.Maildir = u.Name+"@"+demoRealm, w.path("mail", u.Name)
+	}
+	for _, step := range []func() error{
+		w.freePorts, w.makeCertificates, w.makeUsers, w.makeMail, w.startKDC, w.makeConfiguration, w.makeClients,
+	} {
+		if err := step(); err != nil {
+			w.close()
+			return nil, err
+		}
+	}
+	return w, nil
+}
+
+func (w *world) close() {
+	if w.kdc != nil {
+		w.kdc.Close()
+	}
+}
+
+func (w *world) path(elem ...string) string {
+	return filepath.Join(append([]string{w.Dir}, elem...)...)
+}
+
+func (w *world) write(path string, text []byte) error {
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		return fmt.Errorf("write demo file: %w", err)
+	}
+	return nil
+}
+
+// freePorts chooses what was not given. The sockets are open together, so that
+// no two are the same.
+func (w *world) freePorts() error {
+	for _, a := range []*string{&w.Addresses.POP3, &w.Addresses.POP3S, &w.Addresses.KPOP} {
+		if *a != "" && !strings.HasSuffix(*a, ":0") {
+			continue
+		}
+		if *a == "" {
+			*a = "127.0.0.1:0"
+		}
+		l, err := net.Listen("tcp", *a)
+		if err != nil {
+			return fmt.Errorf("find a free port: %w", err)
+		}
+		defer l.Close()
+		*a = l.Addr().String()
+	}
+	return nil
+}
+
+func portOf(address string) string { return address[strings.LastIndexByte(address, ':')+1:] }
+
+func (w *world) makeCertificates() (err error) {
+	if w.ca, err = certs.NewAuthority("kpopd demo CA"); err != nil {
+		return err
+	}
+	cert, key, err := w.ca.Issue(demoHost, "127.0.0.1", "::1")
+	if err != nil {
+		return err
+	}
+	return errors.Join(w.write(w.CA, w.ca.PEM()), w.write(w.path("server.crt"), cert), w.write(w.path("server.key"), key))
+}
+
+func (w *world) makeUsers() error {
+	var lines []byte
+	for _, u := range w.Users {
+		hash := "*" // no password
+		if u.Password != "" {
+			var err error
+			if hash, err = file.MakeHash(file.Schemes()[0], authn.Password(u.Password)); err != nil {
+				return err
+			}
+		}
+		lines = fmt.Appendf(lines, "%s:%s\n", u.Name, hash)
+		if u.Secret == "" {
+			continue
+		}
+		for _, scheme := range file.SecretSchemes() {
+			if err := file.SetSecret(w.path("digests"), u.Name, scheme, authn.Password(u.Secret)); err != nil {
+				return err
+			}
+		}
+	}
+	return w.write(w.path("users"), lines)
+}
+
+func (w *world) makeMail() error {
+	if err := os.Mkdir(w.path("mail"), 0o700); err != nil {
+		return fmt.Errorf("make mail root: %w", err)
+	}
+	for _, u := range w.Users {
+		if err := maildir.Make(u.Maildir); err != nil {
+			return err
+		}
+		for _, text := range demoMail() {
+			uid, err := maildir.Deliver(u.Maildir, bytes.NewReader(text))
+			if err != nil {
+				return err
+			}
+			w.stored[uid] = text
+		}
+	}
+	return nil
+}
+
+func (w *world) startKDC() error {
+	w.kdc = krb5test.NewKDC(demoRealm)
+	for _, u := range w.Users {
+		w.kdc.AddUser(u.Name, u.Kerberos)
+	}
+	w.kdc.AddService(demoService)
+	if w.Addresses.KDC == "" {
+		w.Addresses.KDC = "127.0.0.1:0"
+	}
+	if err := w.kdc.Listen(w.Addresses.KDC); err != nil {
+		return fmt.Errorf("start KDC: %w", err)
+	}
+	w.Addresses.KDC = w.kdc.Addr()
+	return w.kdc.WriteKeytab(w.Keytab, demoService)
+}
+
+// kerberos is a client that has logged in at the KDC, as after kinit.
+func (w *world) kerberos(name string) (*krb5.Client, error) {
+	return krb5.NewClient(w.kdc.Krb5Conf(), name, demoRealm, authn.Password(w.user(name).Kerberos))
+}
+
+func (w *world) makeConfiguration() error {
+	text := fmt.Sprintf(`# What kpopd demo runs on. It works as it is with: kpopd serve -c %s
+listeners:
+  - {name: pop3, address: %q, tls: starttls, policy: internet}
+  - {name: pop3s, address: %q, tls: implicit, policy: internet}
+  - {name: kpop, address: %q, protocol: kpop, tls: starttls, policy: campus}
+certificates:
+  - {name: localhost, cert: server.crt, key: server.key}
+policies:
+  - {name: internet, offers: [GSSAPI, CRAM-MD5, APOP, PLAIN, LOGIN, USER], plain: tls, chain: all}
+  - {name: campus, offers: [KPOP], chain: all}
+chains:
+  - name: all
+    steps:
+      - {use: local}
+      - {use: tickets}
+verifiers:
+  - {name: local, type: file, users: users, digests: digests}
+  - {name: tickets, type: principal, local_realms: [%s]}
+kerberos: {keytab: keytab, replay_cache: replay}
+pop3: {hostname: localhost}
+maildrops: {root: mail}
+`, w.Configuration, w.Addresses.POP3, w.Addresses.POP3S, w.Addresses.KPOP, demoRealm)
+	return w.write(w.Configuration, []byte(text))
+}
+
+// makeClients writes what clients need: krb5.conf, names of ports, fetchmail's
+// settings.
+func (w *world) makeClients() error {
+	known, err := os.ReadFile("/etc/services")
+	if err != nil {
+		known = nil // a system that has none
+	}
+	rc := fmt.Sprintf(`# KPOP: the port is that of the service name kpop, the ticket is the login.
+poll %s protocol kpop auth kerberos_v5 no dns user "alice" sslproto "TLS1.2+" sslcertck sslcertfile %q keep fetchall mda "cat >>%s"
+`, demoHost, w.CA, w.path("fetched"))
+	return errors.Join(
+		w.write(w.Krb5Conf, []byte(w.kdc.Krb5Conf())),
+		w.write(w.Services, fmt.Appendf(known, "\nkpop\t%s/tcp\n", portOf(w.Addresses.KPOP))),
+		w.write(w.path("fetchmailrc"), []byte(rc)),
+	)
+}
+
+// writeReady tells a program that waits for the file where everything is. It
+// appears whole.
+func (w *world) writeReady(path string) error {
+	text, err := json.MarshalIndent(w, "", "  ")
+	if err != nil {
+		return fmt.Errorf("ready file: %w", err)
+	}
+	part := path + ".part"
+	if err := w.write(part, append(text, '\n')); err != nil {
+		return err
+	}
+	if err := os.Rename(part, path); err != nil {
+		return fmt.Errorf("ready file: %w", err)
+	}
+	return nil
+}
