@@ -75,6 +75,7 @@ const (
 const (
 	optUseSessionKey  = 1
 	optMutualRequired = 2
+	flagPostdated     = 6
 	flagInvalid       = 7
 	flagTransitedOK   = 12
 )
@@ -94,7 +95,8 @@ const (
 )
 
 func refuse(code int32, kind authn.Kind, format string, a ...any) *Error {
-	return &Error{Code: code, Kind: kind, Text: fmt.Sprintf(format, a...)}
+	// names of foreign making are in it: no CR, no escape sequence gets out
+	return &Error{Code: code, Kind: kind, Text: printable(fmt.Sprintf(format, a...))}
 }
 
 // request is an AP-REQ on its way through the checks.
@@ -111,14 +113,15 @@ type request struct {
 // Accept verifies an AP-REQ (RFC 4120 section 3.2.3) and returns who sent it.
 // Every error has a [*Error] or an [*authn.Error] in it.
 func (a *Acceptor) Accept(ctx context.Context, apReq []byte, o Options) (_ *Context, err error) {
+	if a.Keytab == nil || a.Replay == nil {
+		return nil, refuse(CodeGeneric, authn.Internal, "This server is not set up for Kerberos")
+	}
 	r := &request{a: a, now: time.Now()}
 	defer func() {
-		if v := recover(); v != nil {
-			err = &Error{Code: CodeMsgType, Kind: malformed, Text: "The Kerberos message cannot be read", Err: fmt.Errorf("panic: %v", v)}
-		}
-		var e *Error
-		if errors.As(err, &e) {
-			e.service, e.realm = r.msg.Ticket.SName, r.msg.Ticket.Realm
+		if e, ok := err.(*Error); ok { // a copy, as Check may return the same one to everybody
+			named := *e
+			named.service, named.realm = r.msg.Ticket.SName, r.msg.Ticket.Realm
+			err = &named
 		}
 	}()
 	for _, step := range []func() error{
@@ -151,12 +154,14 @@ func (r *request) decode(b []byte) error {
 		unreadable.Text = "The Kerberos message is too long"
 		return unreadable
 	}
-	var outer asn1.RawValue
-	if rest, err := asn1.Unmarshal(b, &outer); err != nil || len(rest) != 0 {
-		unreadable.Err = errors.Join(err, fmt.Errorf("%d octets follow", len(rest)))
-		return unreadable
-	}
-	if err := r.msg.Unmarshal(b); err != nil {
+	err := read(func() error {
+		var outer asn1.RawValue
+		if rest, err := asn1.Unmarshal(b, &outer); err != nil || len(rest) != 0 {
+			return errors.Join(err, fmt.Errorf("%d octets follow", len(rest)))
+		}
+		return r.msg.Unmarshal(b)
+	})
+	if err != nil {
 		unreadable.Err = err
 		return unreadable
 	}
@@ -208,7 +213,7 @@ func (r *request) decryptTicket() error {
 		if plain, err = k.key.Decrypt(usageTicket, t.EncPart.Cipher); err != nil {
 			continue
 		}
-		if err := r.tkt.Unmarshal(plain); err != nil {
+		if err := read(func() error { return r.tkt.Unmarshal(plain) }); err != nil {
 			return &Error{Code: CodeGeneric, Kind: rejected, Text: "The ticket cannot be read", Err: err}
 		}
 		r.kvno = k.kvno
@@ -231,14 +236,17 @@ func (r *request) decryptAuthenticator() error {
 	}
 	plain, err := key.Decrypt(usageAuthenticator, r.msg.EncryptedAuthenticator.Cipher)
 	if err == nil {
-		err = r.auth.Unmarshal(plain)
+		err = read(func() error { return r.auth.Unmarshal(plain) })
 	}
 	if err != nil {
 		bad.Err = err
 		return bad
 	}
-	if r.auth.AVNO != 5 {
+	switch {
+	case r.auth.AVNO != 5:
 		return refuse(CodeBadVersion, malformed, "This is not Kerberos version 5")
+	case r.auth.Cusec < 0 || r.auth.Cusec > 999_999: // it would shift the time that is checked
+		return refuse(CodeGeneric, malformed, "The authenticator has %d microseconds in a second", r.auth.Cusec)
 	}
 	r.ctx = &Context{Session: key}
 	return nil
@@ -273,7 +281,11 @@ func (r *request) checkTimes() error {
 	ctime := r.ctime()
 	switch {
 	case r.tkt.Flags.At(flagInvalid) != 0:
-		return refuse(CodeNotYetValid, expired, "The ticket is postdated and not valid yet")
+		return refuse(CodeNotYetValid, denied, "The ticket is marked invalid: get a new one with kinit")
+	case r.tkt.Flags.At(flagPostdated) != 0: // "Some services MAY choose to reject postdated tickets" (RFC 4120 section 2.4)
+		return refuse(CodeNotYetValid, denied, "The ticket is postdated: get a new one with kinit")
+	case !start.Before(r.tkt.EndTime):
+		return refuse(CodeNotYetValid, denied, "The ticket ends before it starts")
 	case start.After(r.now.Add(skew)):
 		return refuse(CodeNotYetValid, expired, "The ticket is not valid before %s", start.UTC().Format(time.RFC3339))
 	case r.tkt.EndTime.Before(r.now.Add(-skew)):
@@ -361,7 +373,7 @@ func flatten(elements types.AuthorizationData) []AuthData {
 			continue
 		}
 		var inner types.AuthorizationData
-		if _, err := asn1.Unmarshal(e.ADData, &inner); err != nil {
+		if read(func() error { _, err := asn1.Unmarshal(e.ADData, &inner); return err }) != nil {
 			continue
 		}
 		for _, e := range inner {
@@ -375,9 +387,14 @@ func flatten(elements types.AuthorizationData) []AuthData {
 func (r *request) checkReplay(ctx context.Context) error {
 	t := &r.msg.Ticket
 	tag := replayTag(nameOf(t.SName, t.Realm), nameOf(r.tkt.CName, r.tkt.CRealm), r.auth.CTime, r.auth.Cusec, r.msg.EncryptedAuthenticator.Cipher)
-	// The authenticator passes checkTimes until ctime+skew; the rest is for a
-	// skew that is configured larger meanwhile, and for clocks that step.
-	seen, err := r.a.Replay.Seen(ctx, tag, r.ctime().Add(2*r.skew()))
+	// The authenticator passes checkTimes until ctime+skew, which is 2*skew from
+	// now when the client's clock runs ahead. The rest is for a skew that is
+	// configured larger meanwhile, and for a clock of ours that is set back.
+	until := r.now
+	if ctime := r.ctime(); ctime.After(until) {
+		until = ctime
+	}
+	seen, err := r.a.Replay.Seen(ctx, tag, until.Add(2*r.skew()))
 	switch {
 	case err != nil:
 		return &Error{Code: CodeGeneric, Kind: unavailable, Text: "This server cannot check for replays now, try later", Err: err}
@@ -405,6 +422,6 @@ func (c *Context) APRep(subkey *Key, seq *uint32) (_ []byte, err error) {
 // VerifyChecksum checks the authenticator's checksum over data, as sendauth's
 // in_data has it (key usage 10).
 func (c *Context) VerifyChecksum(data []byte) bool {
-	key := c.Session
-	return c.Checksum != nil && key.VerifyChecksum(usageAPReqChecksum, data, c.Checksum.Data)
+	return c.Checksum != nil && c.Checksum.Type == c.Session.profile.checksumType &&
+		c.Session.VerifyChecksum(usageAPReqChecksum, data, c.Checksum.Data)
 }

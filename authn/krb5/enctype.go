@@ -25,14 +25,16 @@ type profile struct {
 	key      int    // octets of a key
 	overhead int    // octets of confounder and checksum: no ciphertext is shorter
 	checksum int    // octets of a checksum
+
+	checksumType int32
 }
 
 var profiles = [...]profile{
-	{AES256SHA2, "aes256-cts-hmac-sha384-192", "aes256-sha2", 32, 40, 24},
-	{AES128SHA2, "aes128-cts-hmac-sha256-128", "aes128-sha2", 16, 32, 16},
-	{AES256SHA1, "aes256-cts-hmac-sha1-96", "aes256-sha1", 32, 28, 12},
-	{AES128SHA1, "aes128-cts-hmac-sha1-96", "aes128-sha1", 16, 28, 12},
-	{RC4, "arcfour-hmac", "rc4-hmac", 16, 24, 16},
+	{AES256SHA2, "aes256-cts-hmac-sha384-192", "aes256-sha2", 32, 40, 24, 20},
+	{AES128SHA2, "aes128-cts-hmac-sha256-128", "aes128-sha2", 16, 32, 16, 19},
+	{AES256SHA1, "aes256-cts-hmac-sha1-96", "aes256-sha1", 32, 28, 12, 16},
+	{AES128SHA1, "aes128-cts-hmac-sha1-96", "aes128-sha1", 16, 28, 12, 15},
+	{RC4, "arcfour-hmac", "rc4-hmac", 16, 24, 16, -138},
 }
 
 func profileOf(enctype int32) (profile, bool) {

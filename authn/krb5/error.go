@@ -73,13 +73,14 @@ func (a *Acceptor) ErrorReply(err error) []byte {
 		e.Text = ae.Text
 	}
 	service, realm := e.service, e.realm
-	if len(service.NameString) == 0 {
+	if n := len(nameOf(service, realm).key()); len(service.NameString) == 0 || n > 512 { // no echo for a flood
+		realm = ""
 		service = types.PrincipalName{NameType: nametype.KRB_NT_UNKNOWN, NameString: []string{"pop"}}
 	}
 	m := messages.NewKRBError(service, realm, e.Code, printable(e.Text))
 	b, err := m.Marshal()
 	if err != nil { // a name that cannot be encoded: say it without the name
-		m = messages.NewKRBError(types.PrincipalName{NameString: []string{"pop"}}, "", e.Code, printable(e.Text))
+		m = messages.NewKRBError(types.PrincipalName{NameString: []string{"pop"}}, "", e.Code, "Authentication failed")
 		b, _ = m.Marshal()
 	}
 	return b

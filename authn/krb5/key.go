@@ -1,6 +1,7 @@
 package krb5
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/subtle"
 	"errors"
@@ -15,8 +16,12 @@ import (
 // no key. It does not print.
 type Key struct {
 	profile profile
-	value   []byte
+	secret  *secret
 }
+
+// secret stands behind a pointer, which fmt does not follow where a Key is an
+// unexported field and its methods are out of reach.
+type secret struct{ value []byte }
 
 var (
 	errShort     = errors.New("ciphertext is too short for its enctype")
@@ -30,9 +35,9 @@ func NewKey(enctype int32) (Key, error) {
 	if !ok {
 		return Key{}, fmt.Errorf("make a key: %s is not known", EnctypeName(enctype))
 	}
-	k := Key{p, make([]byte, p.key)}
-	rand.Read(k.value)
-	return k, nil
+	v := make([]byte, p.key)
+	rand.Read(v) // never fails
+	return Key{p, &secret{v}}, nil
 }
 
 // KeyFrom takes a key that was made elsewhere; value is copied.
@@ -44,11 +49,11 @@ func KeyFrom(enctype int32, value []byte) (Key, error) {
 	case len(value) != p.key:
 		return Key{}, fmt.Errorf("a key of %s has %d octets, not %d", p.name, p.key, len(value))
 	}
-	return Key{p, append([]byte(nil), value...)}, nil
+	return Key{p, &secret{bytes.Clone(value)}}, nil
 }
 
 // IsZero reports whether k is no key.
-func (k Key) IsZero() bool { return k.value == nil }
+func (k Key) IsZero() bool { return k.secret == nil }
 
 // Enctype is 0 for no key.
 func (k Key) Enctype() int32 { return k.profile.id }
@@ -73,7 +78,7 @@ func (k Key) Encrypt(usage uint32, plain []byte) (_ []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
-	_, b, err := e.EncryptMessage(k.value, plain, usage)
+	_, b, err := e.EncryptMessage(k.secret.value, plain, usage)
 	return b, err
 }
 
@@ -87,7 +92,7 @@ func (k Key) Decrypt(usage uint32, cipher []byte) (_ []byte, err error) {
 	if len(cipher) < k.profile.overhead {
 		return nil, errShort
 	}
-	b, err := e.DecryptMessage(k.value, cipher, usage)
+	b, err := e.DecryptMessage(k.secret.value, cipher, usage)
 	if err != nil {
 		return nil, errIntegrity
 	}
@@ -101,7 +106,7 @@ func (k Key) Checksum(usage uint32, data []byte) (_ []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return e.GetChecksumHash(k.value, data, usage)
+	return e.GetChecksumHash(k.secret.value, data, usage)
 }
 
 // VerifyChecksum reports whether sum is the checksum of data.
@@ -119,7 +124,10 @@ func (k Key) engine() (etype.EType, error) {
 
 // wire is the key as messages have it, the zero value for no key.
 func (k Key) wire() types.EncryptionKey {
-	return types.EncryptionKey{KeyType: k.profile.id, KeyValue: k.value}
+	if k.IsZero() {
+		return types.EncryptionKey{}
+	}
+	return types.EncryptionKey{KeyType: k.profile.id, KeyValue: k.secret.value}
 }
 
 // caught makes an error of a panic in gokrb5, which has some for messages that
@@ -128,4 +136,10 @@ func caught(err *error) {
 	if v := recover(); v != nil {
 		*err = fmt.Errorf("panic: %v", v)
 	}
+}
+
+// read runs a decoder of gokrb5 on a stranger's octets.
+func read(decode func() error) (err error) {
+	defer caught(&err)
+	return decode()
 }

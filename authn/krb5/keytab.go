@@ -16,8 +16,7 @@ import (
 const (
 	maxKeytab = 16 << 20 // octets
 	// keepOld is how long a key stays that a reload did not find any more.
-	// Tickets under it are valid for their lifetime, mostly ten hours. A
-	// restart forgets such keys at once.
+	// Tickets under it are valid for their lifetime, mostly ten hours.
 	keepOld = 24 * time.Hour
 )
 
@@ -59,8 +58,9 @@ func ParseKeytab(b []byte) (*Keytab, error) {
 	return k, nil
 }
 
-// Reload reads the file again. Keys that are gone from it stay for a day, as
-// tickets for them are still about. After an error the keys are as they were.
+// Reload reads the file again. Keys whose principal has newer ones now stay for
+// a day, as tickets for them are still about; a restart forgets them at once.
+// After an error the keys are as they were.
 func (k *Keytab) Reload() error {
 	if k.path == "" {
 		return nil
@@ -135,6 +135,9 @@ func parseKeytab(b []byte) (set keySet, err error) {
 	set = keySet{}
 	for i := range kt.Entries {
 		e := &kt.Entries[i]
+		if len(e.Principal.Components) == 0 || int(e.Principal.NumComponents) != len(e.Principal.Components) {
+			return nil, errors.New("a damaged keytab") // gokrb5 reads on when a name is cut short
+		}
 		key, err := KeyFrom(e.Key.KeyType, e.Key.KeyValue)
 		if err != nil {
 			continue // an enctype that is never used
@@ -153,9 +156,13 @@ func parseKeytab(b []byte) (set keySet, err error) {
 }
 
 // keep adds the keys of old that s lacks, until they have been gone for long
-// enough.
+// enough. A principal that is gone as a whole was withdrawn: its keys go at
+// once.
 func (s keySet) keep(old keySet, now time.Time) {
 	for n, keys := range old {
+		if len(s[n]) == 0 {
+			continue
+		}
 		for _, k := range keys {
 			if k.until.IsZero() {
 				k.until = now.Add(keepOld)
@@ -182,8 +189,11 @@ func (k *Keytab) lookup(n name, enctype int32, kvno int, now time.Time) ([]servi
 	if len(all) == 0 {
 		return nil, refuse(CodeNoKey, rejected, "This server has no key for %s", n)
 	}
+	kvno = int(uint32(kvno)) // some send an unsigned version as a negative number
+	newest := 0
 	var exact, short, versions []serviceKey
 	for _, x := range all {
+		newest = max(newest, x.kvno)
 		match := kvno == 0 || x.kvno == kvno
 		if match || x.kvno == kvno&0xff {
 			versions = append(versions, x)
@@ -203,7 +213,9 @@ func (k *Keytab) lookup(n name, enctype int32, kvno int, now time.Time) ([]servi
 		return found, nil
 	case len(versions) > 0:
 		return nil, refuse(CodeNoKey, rejected, "This server has no %s key for %s", EnctypeName(enctype), n)
+	case kvno < newest:
+		return nil, refuse(CodeBadKeyVer, rejected, "Version %d of the key of %s is gone, %d is in use: get a new ticket (kdestroy, kinit)", kvno, n, newest)
 	default:
-		return nil, refuse(CodeBadKeyVer, rejected, "This server has no version %d of the key of %s: get a new ticket (kdestroy, kinit), or tell the postmaster that the keytab is out of date", kvno, n)
+		return nil, refuse(CodeBadKeyVer, rejected, "The ticket needs version %d of the key of %s, this server has %d: tell the postmaster that the keytab is out of date", kvno, n, newest)
 	}
 }
