@@ -28,6 +28,7 @@ const (
 	errPreauthNeeded  = 25
 	errBadIntegrity   = 31
 	errExpired        = 32
+	errNotUs          = 35
 	errSkew           = 37
 	errTooBig         = 52
 	errGeneric        = 60
@@ -219,13 +220,16 @@ func (k *KDC) further(req *messages.TGSReq) ([]byte, error) {
 	if body.KDCOptions.At(optRenew) != 0 || body.KDCOptions.At(optValidate) != 0 {
 		return nil, &kdcError{code: errBadOption, text: "BADOPTION"}
 	}
-	tgt, auth, err := k.readTGT(req.PAData)
+	tgt, auth, granted, err := k.readTGT(req.PAData)
 	if err != nil {
 		return nil, err
 	}
 	service, ok := k.find(body.SName, body.Realm)
 	if !ok {
 		return nil, &kdcError{code: errServiceUnknown, text: "SERVER_NOT_FOUND"}
+	}
+	if granted != body.Realm { // or trust would not be one way
+		return nil, &kdcError{code: errNotUs, text: "NOT_US"}
 	}
 	t := &messages.EncTicketPart{CName: tgt.CName, CRealm: tgt.CRealm, AuthTime: tgt.AuthTime, Transited: tgt.Transited}
 	t.Flags = types.NewKrbFlags()
@@ -256,41 +260,42 @@ func (k *KDC) further(req *messages.TGSReq) ([]byte, error) {
 }
 
 // readTGT opens the ticket-granting ticket of a request and its authenticator.
-func (k *KDC) readTGT(data types.PADataSequence) (t messages.EncTicketPart, auth types.Authenticator, err error) {
+// realm is the one that the ticket grants tickets of.
+func (k *KDC) readTGT(data types.PADataSequence) (t messages.EncTicketPart, auth types.Authenticator, realm string, err error) {
 	i := slices.IndexFunc(data, func(p types.PAData) bool { return p.PADataType == paTGSReq })
 	if i < 0 {
-		return t, auth, &kdcError{code: errPreauthNeeded, text: "no PA-TGS-REQ"}
+		return t, auth, "", &kdcError{code: errPreauthNeeded, text: "no PA-TGS-REQ"}
 	}
 	var ap messages.APReq
 	if err := ap.Unmarshal(data[i].PADataValue); err != nil {
-		return t, auth, err
+		return t, auth, "", err
 	}
 	granting, ok := k.find(ap.Ticket.SName, ap.Ticket.Realm)
 	if !ok || len(ap.Ticket.SName.NameString) != 2 || ap.Ticket.SName.NameString[0] != "krbtgt" {
-		return t, auth, &kdcError{code: errServiceUnknown, text: "not a ticket-granting ticket"}
+		return t, auth, "", &kdcError{code: errServiceUnknown, text: "not a ticket-granting ticket"}
 	}
 	plain, err := decrypt(ap.Ticket.EncPart, granting.keys[0].EncryptionKey, usageTicket)
 	if err == nil {
 		err = t.Unmarshal(plain)
 	}
 	if err != nil {
-		return t, auth, &kdcError{code: errBadIntegrity, text: "BAD_INTEGRITY"}
+		return t, auth, "", &kdcError{code: errBadIntegrity, text: "BAD_INTEGRITY"}
 	}
 	plain, err = decrypt(ap.EncryptedAuthenticator, t.Key, usageTGSAuth)
 	if err == nil {
 		err = auth.Unmarshal(plain)
 	}
 	if err != nil || auth.CRealm != t.CRealm || !slices.Equal(auth.CName.NameString, t.CName.NameString) {
-		return t, auth, &kdcError{code: errBadIntegrity, text: "BAD_INTEGRITY"}
+		return t, auth, "", &kdcError{code: errBadIntegrity, text: "BAD_INTEGRITY"}
 	}
 	d := time.Since(auth.CTime)
 	switch {
 	case d > allowedSkew || d < -allowedSkew:
-		return t, auth, &kdcError{code: errSkew, text: "CLOCK_SKEW"}
+		return t, auth, "", &kdcError{code: errSkew, text: "CLOCK_SKEW"}
 	case time.Now().After(t.EndTime):
-		return t, auth, &kdcError{code: errExpired, text: "TKT_EXPIRED"}
+		return t, auth, "", &kdcError{code: errExpired, text: "TKT_EXPIRED"}
 	}
-	return t, auth, nil
+	return t, auth, ap.Ticket.SName.NameString[1], nil
 }
 
 func (k *KDC) lifetime() time.Duration {

@@ -1,9 +1,11 @@
 package krb5
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jcmturner/gofork/encoding/asn1"
@@ -19,9 +21,11 @@ import (
 	"github.com/kpopd/kpopd/authn"
 )
 
-// Client gets tickets from a KDC, as kinit and kvno do.
+// Client gets tickets from a KDC, as kinit and kvno do. It is used by one
+// goroutine.
 type Client struct {
-	c *client.Client
+	c   *client.Client
+	tgt messages.ASRep
 }
 
 // NewClient gets a ticket-granting ticket with a password. conf is the text of
@@ -43,41 +47,73 @@ func NewClientFromKeytab(conf, user, realm string, keytabFile []byte) (*Client, 
 		return nil, fmt.Errorf("krb5.conf: %w", err)
 	}
 	kt := keytab.New()
-	if err := kt.Unmarshal(keytabFile); err != nil {
-		return nil, errors.New("keytab cannot be read")
+	if read(func() error { return kt.Unmarshal(keytabFile) }) != nil {
+		return nil, errors.New("keytab cannot be read") // gokrb5's text quotes the file
 	}
 	return login(client.NewWithKeytab(user, realm, kt, c, client.DisablePAFXFAST(true)), user, realm)
 }
 
+// login does the exchange itself: client.Login starts a goroutine that renews
+// the ticket for ever.
 func login(c *client.Client, user, realm string) (_ *Client, err error) {
 	defer caught(&err)
-	if err := c.Login(); err != nil {
-		c.Destroy()
+	req, err := messages.NewASReqForTGT(realm, c.Config, c.Credentials.CName())
+	if err != nil {
 		return nil, fmt.Errorf("get a ticket for %s@%s: %w", user, realm, err)
 	}
-	return &Client{c}, nil
+	tgt, err := c.ASExchange(realm, req, 0)
+	if err != nil {
+		return nil, fmt.Errorf("get a ticket for %s@%s: %w", user, realm, err)
+	}
+	return &Client{c, tgt}, nil
 }
 
-// Close ends what renews the ticket.
+// Close forgets the tickets and the password.
 func (c *Client) Close() { c.c.Destroy() }
 
-// Initiate gets a ticket for the service ("pop/mail.example") and makes an
-// AP-REQ with it.
-func (c *Client) Initiate(ctx context.Context, service string, o InitOptions) (_ *Initiator, err error) {
+// Initiate gets a ticket for the service and makes an AP-REQ with it; see
+// [Client.Ticket].
+func (c *Client) Initiate(ctx context.Context, service string, o InitOptions) (*Initiator, error) {
+	t, err := c.Ticket(ctx, service)
+	if err != nil {
+		return nil, err
+	}
+	return t.Initiate(o)
+}
+
+// Ticket gets a ticket for a service, "pop/mail.example" or
+// "pop/mail.example@REALM". Without a realm, it is in the one that krb5.conf
+// has for its host, else in the client's.
+func (c *Client) Ticket(ctx context.Context, service string) (_ *Credential, err error) {
 	defer caught(&err)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	t, k, err := c.c.GetServiceTicket(service)
+	n, realm, _ := strings.Cut(service, "@")
+	sname := types.NewPrincipalName(nametype.KRB_NT_SRV_INST, n)
+	home := c.c.Credentials.Domain()
+	if realm == "" && len(sname.NameString) > 1 {
+		realm = c.c.Config.ResolveRealm(sname.NameString[1])
+	}
+	realm = cmp.Or(realm, home)
+	tgt, key := c.tgt.Ticket, c.tgt.DecryptedEncPart.Key
+	if realm != home {
+		granting := types.PrincipalName{NameType: nametype.KRB_NT_SRV_INST, NameString: []string{"krbtgt", realm}}
+		_, cross, err := c.c.TGSREQGenerateAndExchange(granting, home, tgt, key, false)
+		if err != nil {
+			return nil, fmt.Errorf("get a ticket for realm %s: %w", realm, err)
+		}
+		tgt, key = cross.Ticket, cross.DecryptedEncPart.Key
+	}
+	_, rep, err := c.c.TGSREQGenerateAndExchange(sname, realm, tgt, key, false)
 	if err != nil {
 		return nil, fmt.Errorf("get a ticket for %s: %w", service, err)
 	}
-	key, err := KeyFrom(k.KeyType, k.KeyValue)
+	session, err := KeyFrom(rep.DecryptedEncPart.Key.KeyType, rep.DecryptedEncPart.Key.KeyValue)
 	if err != nil {
 		return nil, fmt.Errorf("ticket for %s: %w", service, err)
 	}
-	id := c.c.Credentials
-	return (&Credential{ticket: t, session: key, client: nameOf(id.CName(), id.Realm())}).Initiate(o)
+	return &Credential{ticket: rep.Ticket, session: session, client: nameOf(c.c.Credentials.CName(), home)}, nil
 }
 
 // Credential is a service ticket with its session key.

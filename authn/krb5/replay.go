@@ -1,6 +1,7 @@
 package krb5
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -59,6 +60,7 @@ func (m *MemoryReplay) Seen(_ context.Context, tag [32]byte, expires time.Time) 
 type tagSet struct {
 	ends  map[[32]byte]int64 // Unix seconds
 	order [][32]byte
+	max   int // maxReplays when zero
 }
 
 // has drops what has ended and looks for tag. Ends come nearly in order, so
@@ -71,7 +73,7 @@ func (s *tagSet) has(tag [32]byte, now time.Time) (bool, error) {
 	if _, ok := s.ends[tag]; ok {
 		return true, nil
 	}
-	if len(s.order) >= maxReplays {
+	if len(s.order) >= cmp.Or(s.max, maxReplays) {
 		return false, errReplayFull
 	}
 	return false, nil

@@ -22,11 +22,12 @@ import (
 type FileReplay struct {
 	path string
 
-	mu   sync.Mutex
-	f    *os.File
-	size int64 // octets of whole records
-	tags tagSet
-	bad  error // the file failed; nobody gets in until a restart
+	mu    sync.Mutex
+	f     *os.File
+	size  int64 // octets of whole records
+	limit int64 // of size, from which on the file is written anew
+	tags  tagSet
+	bad   error // the file is not to be trusted; nobody gets in until a restart
 }
 
 // A record is tag, end (Unix seconds, big endian) and CRC-32 of both.
@@ -34,13 +35,19 @@ const (
 	replayRecord = 32 + 8 + 4
 	replayMagic  = "kpopd replay cache 1\n"
 	// compactAt is the least number of records at which the file is written
-	// anew, when more than half of them have ended.
-	compactAt = 4096
+	// anew. From then on it is when the file has twice the octets that it had
+	// after the last time.
+	compactAt     = 4096
+	minReplayFile = int64(len(replayMagic)) + compactAt*replayRecord
+	maxReplayFile = int64(len(replayMagic)) + 4*maxReplays*replayRecord
 )
 
+var errClosed = errors.New("replay cache is closed")
+
 // OpenFileReplay opens or makes the file, mode 0600, and locks it: one process
-// uses it at a time. A torn record at its end is what a crash left, and is cut
-// off.
+// uses it at a time, and a second one gets an error. Damaged records at its end
+// are what a crash or a power cut left, and are cut off. A damaged record before
+// whole ones is an error: what it forbade could not be told any more.
 func OpenFileReplay(path string) (*FileReplay, error) {
 	f, err := openReplay(path, os.O_RDWR|os.O_CREATE)
 	if err != nil {
@@ -67,10 +74,7 @@ func openReplay(path string, flags int) (*os.File, error) {
 	case info.Mode().Perm()&0o077 != 0:
 		err = fmt.Errorf("%s: mode %04o lets others read or write it: chmod 600 it", path, info.Mode().Perm())
 	default:
-		lock := unix.Flock_t{Type: unix.F_WRLCK}
-		if err = unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lock); err != nil {
-			err = fmt.Errorf("%s: in use by another process: %w", path, err)
-		}
+		err = lockReplay(f, path, info)
 	}
 	if err != nil {
 		f.Close()
@@ -79,12 +83,32 @@ func openReplay(path string, flags int) (*os.File, error) {
 	return f, nil
 }
 
-func (r *FileReplay) load(now time.Time) error {
-	b, err := io.ReadAll(io.LimitReader(r.f, int64(len(replayMagic))+(maxReplays+compactAt)*4*replayRecord))
+// lockReplay also looks whether the file still goes by its name: another process
+// may have written it anew between our open and our lock.
+func lockReplay(f *os.File, path string, info os.FileInfo) error {
+	lock := unix.Flock_t{Type: unix.F_WRLCK}
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lock); err != nil {
+		return fmt.Errorf("%s: in use by another process: %w", path, err)
+	}
+	named, err := os.Lstat(path)
 	if err != nil {
 		return err
 	}
+	if !os.SameFile(info, named) {
+		return fmt.Errorf("%s: in use by another process", path)
+	}
+	return nil
+}
+
+func (r *FileReplay) load(now time.Time) error {
+	b, err := io.ReadAll(io.LimitReader(r.f, maxReplayFile+replayRecord))
+	if err != nil {
+		return err
+	}
+	r.limit = minReplayFile
 	switch {
+	case int64(len(b)) >= maxReplayFile+replayRecord:
+		return fmt.Errorf("has more than %d octets", maxReplayFile)
 	case len(b) == 0, len(b) < len(replayMagic) && replayMagic[:len(b)] == string(b):
 		r.size = int64(len(replayMagic))
 		if _, err := r.f.WriteAt([]byte(replayMagic), 0); err != nil {
@@ -94,20 +118,28 @@ func (r *FileReplay) load(now time.Time) error {
 	case len(b) < len(replayMagic) || string(b[:len(replayMagic)]) != replayMagic:
 		return errors.New("not a replay cache: remove it, or name another file")
 	}
-	whole := len(replayMagic) + r.tags.parse(b[len(replayMagic):], now)
-	r.size = int64(whole)
+	whole, err := r.tags.parse(b[len(replayMagic):], now)
+	if err != nil {
+		return err
+	}
+	r.size = int64(len(replayMagic) + whole)
 	return r.f.Truncate(r.size)
 }
 
-// parse adds the records in b that have not ended, and returns the octets of
-// whole records. A damaged one is passed over: those after it still count.
-func (s *tagSet) parse(b []byte, now time.Time) int {
-	n := 0
-	for ; len(b)-n >= replayRecord; n += replayRecord {
+// parse adds the records in b that have not ended, and returns how many octets
+// the records take up to the last whole one.
+func (s *tagSet) parse(b []byte, now time.Time) (whole int, err error) {
+	damaged := -1
+	for n := 0; len(b)-n >= replayRecord; n += replayRecord {
 		rec := b[n : n+replayRecord]
 		if crc32.ChecksumIEEE(rec[:40]) != binary.BigEndian.Uint32(rec[40:]) {
+			damaged = n
 			continue
 		}
+		if damaged >= 0 {
+			return 0, fmt.Errorf("damaged at octet %d: remove it when the last login is longer ago than three times the clock skew", len(replayMagic)+damaged)
+		}
+		whole = n + replayRecord
 		end := time.Unix(int64(binary.BigEndian.Uint64(rec[32:])), 0)
 		if tag := [32]byte(rec[:32]); end.After(now) {
 			if _, ok := s.ends[tag]; !ok {
@@ -115,7 +147,7 @@ func (s *tagSet) parse(b []byte, now time.Time) int {
 			}
 		}
 	}
-	return n
+	return whole, nil
 }
 
 func appendReplay(b []byte, tag [32]byte, end int64) []byte {
@@ -144,16 +176,19 @@ func (r *FileReplay) Seen(_ context.Context, tag [32]byte, expires time.Time) (b
 	}
 	r.size += replayRecord
 	r.tags.add(tag, expires)
-	if records := (r.size - int64(len(replayMagic))) / replayRecord; records > compactAt && records > 2*int64(len(r.tags.order)) {
-		if err := r.compact(); err != nil {
-			r.bad = fmt.Errorf("replay cache: %w", err)
-			return false, r.bad
-		}
+	if r.size < r.limit {
+		return false, nil
 	}
-	return false, nil
+	if err := r.compact(); err != nil && r.bad == nil && r.size >= maxReplayFile {
+		r.bad = fmt.Errorf("replay cache: %w", err)
+	}
+	r.limit = min(max(2*r.size, minReplayFile), maxReplayFile)
+	return false, r.bad
 }
 
-// compact writes the file anew, without what has ended.
+// compact writes the file anew, without what has ended. When that fails, on a
+// full disk or in a folder that is not ours to write, the old file goes on
+// growing up to its bound.
 func (r *FileReplay) compact() (err error) {
 	b := []byte(replayMagic)
 	for _, tag := range r.tags.order {
@@ -179,13 +214,28 @@ func (r *FileReplay) compact() (err error) {
 	}
 	old := r.f
 	r.f, r.size = f, int64(len(b))
-	return old.Close()
+	// without this, a power cut may bring the old file back
+	if err := syncDir(filepath.Dir(r.path)); err != nil {
+		r.bad = fmt.Errorf("replay cache: %w", err)
+	}
+	return errors.Join(r.bad, old.Close())
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // Close frees the file.
 func (r *FileReplay) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.bad = errors.New("replay cache is closed")
+	if r.bad == errClosed {
+		return nil
+	}
+	r.bad = errClosed
 	return r.f.Close()
 }
