@@ -240,7 +240,41 @@ func TestRule054_TOP(t *testing.T) { play(t, "rule054-*.txt") }
 
 func TestRule055_Top0(t *testing.T) { play(t, "rule055-*.txt") }
 
-func TestRule056_TopCountsBodyLines(t *testing.T) { play(t, "rule056-*.txt") }
+// TOP counts lines of the body and nothing else, whatever the line ends in the
+// store are.
+func TestRule056_TopCountsBodyLines(t *testing.T) {
+	play(t, "rule056-*.txt")
+	w := newWorld()
+	messages := append(oddMessages(), "a: b\r\n\r\nc\r\n\r\nd\r\ne\r\n", "a: b\n\r\nc\n", "a: b\r\n\r\r\nno body\r\n", "\r\nc\r\nd")
+	for _, m := range messages {
+		w.store.Deliver("alice", m)
+	}
+	c := w.login(t)
+	for k := range 4 {
+		for i, got := range retrAll(t, c, fmt.Sprintf("TOP N %d", k)) {
+			if want := topForm(messages[i], k); got != want {
+				t.Errorf("%.60q: TOP %d sends %.60q, want %.60q", messages[i], k, got, want)
+			}
+		}
+	}
+}
+
+// topForm is the definition of TOP in RFC 1939 section 7, line by line.
+func topForm(stored string, k int) string {
+	var b strings.Builder
+	header := true
+	for line := range strings.Lines(sentForm(stored)) {
+		if !header {
+			if k == 0 {
+				break
+			}
+			k--
+		}
+		b.WriteString(line)
+		header = header && line != "\r\n"
+	}
+	return b.String()
+}
 
 func TestRule057_TopStuffs(t *testing.T) { play(t, "rule057-*.txt") }
 
