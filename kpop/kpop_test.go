@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -103,37 +104,38 @@ func TestRule187Octets(t *testing.T) {
 	}
 }
 
-// TestRule190Answers: the status when both versions were read, then zero and
-// the AP-REP of rule 191, and not an octet more.
-func TestRule190Answers(t *testing.T) {
-	t.Parallel()
+// answers is what the server says to a good ticket, and the client whose it is.
+func answers(t *testing.T, mutual bool) (string, *krb5.Initiator) {
+	t.Helper()
 	s := newSite(t, 20)
-	for _, mutual := range []bool{false, true} {
-		in := s.initiate(t, krb5.InitOptions{Mutual: mutual})
-		c, client, _, err := accept(t, &Acceptor{Krb5: s.acceptor}, func(client net.Conn) {
-			_, _ = io.WriteString(client, opened(in.APReq))
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.Close()
-		got, _ := io.ReadAll(client)
-		rest, ok := strings.CutPrefix(string(got), "\x00\x00\x00\x00\x00")
-		if !ok {
-			t.Fatalf("mutual %v: answer %x", mutual, got)
-		}
-		if !mutual {
-			if rest != "" {
-				t.Errorf("more than asked for: %x", rest)
-			}
-			continue
-		}
-		if n := binary.BigEndian.Uint32([]byte(rest)); int(n) != len(rest)-4 {
-			t.Errorf("AP-REP announces %d octets of %d", n, len(rest)-4)
-		}
-		if _, err := in.VerifyAPRep([]byte(rest[4:])); err != nil {
-			t.Error(err)
-		}
+	in := s.initiate(t, krb5.InitOptions{Mutual: mutual})
+	c, client, _, err := accept(t, &Acceptor{Krb5: s.acceptor}, func(client net.Conn) {
+		_, _ = io.WriteString(client, opened(in.APReq))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	got, _ := io.ReadAll(client)
+	return string(got), in
+}
+
+func TestRule190Accepted(t *testing.T) {
+	t.Parallel()
+	if got, _ := answers(t, false); got != "\x00\x00\x00\x00\x00" {
+		t.Errorf("answer %x, want the status and four octets of zero", got)
+	}
+}
+
+func TestRule191MutualAuthentication(t *testing.T) {
+	t.Parallel()
+	got, in := answers(t, true)
+	rep, ok := strings.CutPrefix(got, "\x00\x00\x00\x00\x00")
+	if !ok || len(rep) < 5 || int(binary.BigEndian.Uint32([]byte(rep))) != len(rep)-4 || rep[4] != 0x6f {
+		t.Fatalf("answer %x", got)
+	}
+	if _, err := in.VerifyAPRep([]byte(rep[4:])); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -197,6 +199,42 @@ func (s *site) refusal(t *testing.T, a *Acceptor, in *krb5.Initiator) (*ServerEr
 		t.Fatalf("traced %+v", traced)
 	}
 	return se, traced[0], err
+}
+
+func TestRule193Service(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 18)
+	s.acceptor.Services = []string{"imap"}
+	se, _, err := s.refusal(t, &Acceptor{Krb5: s.acceptor}, s.initiate(t, krb5.InitOptions{}))
+	if se.Code != krb5.CodeNotUs || !strings.Contains(se.Text, "pop/localhost@EXAMPLE.TEST") || authn.KindOf(err) != authn.Rejected {
+		t.Errorf("client hears %v, error %v", se, err)
+	}
+}
+
+// TestRule200ErrorContent: the client can show what its user should do.
+func TestRule200ErrorContent(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name string
+		init krb5.InitOptions
+		code int32
+		text string
+	}{
+		{"clock behind", krb5.InitOptions{Time: time.Now().Add(-10 * time.Minute)}, krb5.CodeSkew, "Clock skew too great"},
+		{"clock ahead", krb5.InitOptions{Time: time.Now().Add(10 * time.Minute)}, krb5.CodeSkew, "Clock skew too great"},
+		{"another realm than the ticket's", krb5.InitOptions{Realm: "EVIL.TEST"}, krb5.CodeBadMatch, "another client"},
+		{"another client than the ticket's", krb5.InitOptions{Components: []string{"bob"}}, krb5.CodeBadMatch, "another client"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, 20)
+			se, _, _ := s.refusal(t, &Acceptor{Krb5: s.acceptor}, s.initiate(t, tt.init))
+			if se.Code != tt.code || !strings.Contains(se.Text, tt.text) {
+				t.Errorf("client hears %v", se)
+			}
+		})
+	}
 }
 
 func TestRule198Replay(t *testing.T) {

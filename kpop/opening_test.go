@@ -49,16 +49,10 @@ const (
 	pop3Answer = "-ERR [AUTH] This port speaks Kerberos POP, use a KPOP client or the POP3 port\r\n"
 )
 
+// Clients of other protocols, and of none.
 func TestOpenings(t *testing.T) {
 	t.Parallel()
-	tests := []struct {
-		name, sent, answer string
-		kind               authn.Kind
-		err                string
-	}{
-		{"Rule199 Kerberos 4", "AUTHV0.1KPOPV0.1\x00\x00\x00\x02xx", krb4Answer, authn.Malformed, "krb4 client"},
-		{"Rule199 AUTH of POP3", "AUTH PLAIN\r\n", krb4Answer, authn.Malformed, "krb4 client"},
-		{"Rule199 older Kerberos 4", "96 \x04\x07\x01", krb4Answer, authn.Malformed, "krb4 client"},
+	refused(t, []opener{
 		{"TLS 1.2 hello", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc", "\x15\x03\x01\x00\x02\x02\x0a", authn.Malformed, "TLS client"},
 		{"TLS hello of two octets", "\x16\x03", "\x15\x03\x01\x00\x02\x02\x0a", authn.Malformed, "TLS client"},
 		{"CAPA", "CAPA\r\n", pop3Answer, authn.Malformed, "POP3 client"},
@@ -69,22 +63,59 @@ func TestOpenings(t *testing.T) {
 		{"hangs up after one octet", "\x00", pop3Answer, authn.Aborted, "silent client: EOF"},
 		{"octets of nobody", "\x80\x2e\x01\x03\x01", "", authn.Malformed, "garbage"},
 		{"SSH", "SSH-2.0-x\r\n", pop3Answer, authn.Malformed, "POP3 client"},
-		{"Rule197 length of 2 GiB", "\x7f\xff\xff\xffx", "", authn.Malformed, "garbage"},
-		{"Rule197 length of 64 KiB", "\x00\x01\x00\x00x", "", authn.Malformed, "garbage"},
-		{"Rule189 length of 255", "\x00\x00\x00\xffx", "\x01", authn.Malformed, "sendauth status 1"},
-		{"Rule189 length of zero", "\x00\x00\x00\x00" + goodAppl, "\x01", authn.Malformed, "sendauth status 1"},
-		{"Rule189 other sendauth", "\x00\x00\x00\x13KRB5_SENDAUTH_V9.9\x00" + goodAppl, "\x01", authn.Malformed, "sendauth status 1"},
-		{"Rule189 sendauth without NUL", "\x00\x00\x00\x12KRB5_SENDAUTH_V1.0" + goodAppl, "\x01", authn.Malformed, "sendauth status 1"},
-		{"Rule189 both are wrong", "\x00\x00\x00\x01x\x00\x00\x00\x01y", "\x01", authn.Malformed, "sendauth status 1"},
-		{"Rule189 nothing is said before both were read", "\x00\x00\x00\x01x", "", authn.Aborted, "unexpected EOF"},
-		{"Rule189 other application", goodAuth + "\x00\x00\x00\x09KPOPV9.9\x00", "\x02", authn.Malformed, "sendauth status 2"},
-		{"Rule189 application of Eudora, not configured", goodAuth + "\x00\x00\x00\x09justjunk\x00", "\x02", authn.Malformed, "sendauth status 2"},
-		{"Rule189 application of no name", goodAuth + "\x00\x00\x00\x00", "\x02", authn.Malformed, "sendauth status 2"},
-		{"Rule189 application of 257 octets", goodAuth + "\x00\x00\x01\x01x", "\x02", authn.Malformed, "sendauth status 2"},
-		{"Rule188 cut off in a length", goodAuth + "\x00\x00", "", authn.Aborted, "unexpected EOF"},
-		{"Rule188 cut off before the ticket", goodAuth + goodAppl, "\x00", authn.Aborted, "unexpected EOF"},
-		{"Rule188 cut off in the ticket", goodAuth + goodAppl + "\x00\x00\x02\x00\x6e\x82", "\x00", authn.Aborted, "unexpected EOF"},
-	}
+	})
+}
+
+func TestRule188Messages(t *testing.T) {
+	t.Parallel()
+	refused(t, []opener{
+		{"cut off in a length", goodAuth + "\x00\x00", "", authn.Aborted, "unexpected EOF"},
+		{"cut off before the ticket", goodAuth + goodAppl, "\x00", authn.Aborted, "unexpected EOF"},
+		{"cut off in the ticket", goodAuth + goodAppl + "\x00\x00\x02\x00\x6e\x82", "\x00", authn.Aborted, "unexpected EOF"},
+	})
+}
+
+func TestRule189Status(t *testing.T) {
+	t.Parallel()
+	refused(t, []opener{
+		{"length of 255", "\x00\x00\x00\xffx", "\x01", authn.Malformed, "sendauth status 1"},
+		{"length of zero", "\x00\x00\x00\x00" + goodAppl, "\x01", authn.Malformed, "sendauth status 1"},
+		{"other sendauth", "\x00\x00\x00\x13KRB5_SENDAUTH_V9.9\x00" + goodAppl, "\x01", authn.Malformed, "sendauth status 1"},
+		{"sendauth without NUL", "\x00\x00\x00\x12KRB5_SENDAUTH_V1.0" + goodAppl, "\x01", authn.Malformed, "sendauth status 1"},
+		{"both are wrong", "\x00\x00\x00\x01x\x00\x00\x00\x01y", "\x01", authn.Malformed, "sendauth status 1"},
+		{"nothing is said before both were read", "\x00\x00\x00\x01x", "", authn.Aborted, "unexpected EOF"},
+		{"other application", goodAuth + "\x00\x00\x00\x09KPOPV9.9\x00", "\x02", authn.Malformed, "sendauth status 2"},
+		{"application of Eudora, not configured", goodAuth + "\x00\x00\x00\x09justjunk\x00", "\x02", authn.Malformed, "sendauth status 2"},
+		{"application of no name", goodAuth + "\x00\x00\x00\x00", "\x02", authn.Malformed, "sendauth status 2"},
+		{"application of 257 octets", goodAuth + "\x00\x00\x01\x01x", "\x02", authn.Malformed, "sendauth status 2"},
+	})
+}
+
+func TestRule197Lengths(t *testing.T) {
+	t.Parallel()
+	refused(t, []opener{
+		{"length of 2 GiB", "\x7f\xff\xff\xffx", "", authn.Malformed, "garbage"},
+		{"length of 64 KiB", "\x00\x01\x00\x00x", "", authn.Malformed, "garbage"},
+	})
+}
+
+func TestRule199Kerberos4(t *testing.T) {
+	t.Parallel()
+	refused(t, []opener{
+		{"Kerberos 4", "AUTHV0.1KPOPV0.1\x00\x00\x00\x02xx", krb4Answer, authn.Malformed, "krb4 client"},
+		{"AUTH of POP3", "AUTH PLAIN\r\n", krb4Answer, authn.Malformed, "krb4 client"},
+		{"older Kerberos 4", "96 \x04\x07\x01", krb4Answer, authn.Malformed, "krb4 client"},
+	})
+}
+
+// opener is what a client says that must be refused, and what it is answered.
+type opener struct {
+	name, sent, answer string
+	kind               authn.Kind
+	err                string
+}
+
+func refused(t *testing.T, tests []opener) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -113,7 +144,7 @@ func TestOpenings(t *testing.T) {
 	}
 }
 
-func TestTakesVersion(t *testing.T) {
+func TestRule189Versions(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		name     string
@@ -200,6 +231,33 @@ func TestTotalDeadline(t *testing.T) {
 		wg.Wait()
 		if d != 50*time.Second || authn.KindOf(err) != authn.Aborted {
 			t.Errorf("ended after %s: %v", d, err)
+		}
+	})
+}
+
+// The session that follows has its own deadlines.
+func TestDeadlineEndsWithHandshake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, 18)
+		in := s.initiate(t, krb5.InitOptions{Mutual: true})
+		server, client := net.Pipe()
+		shaken := make(chan error, 1)
+		go func() { // ends with the greeting
+			err := (&Client{}).Handshake(t.Context(), client, in)
+			<-time.After(time.Minute)
+			shaken <- err
+			_, _ = io.WriteString(client, "QUIT\r\n")
+			client.Close()
+		}()
+		c, _, err := (&Acceptor{Krb5: s.acceptor}).Accept(t.Context(), server, &authn.Transport{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(c); string(got) != "QUIT\r\n" || err != nil {
+			t.Errorf("read %q, %v", got, err)
+		}
+		if err := <-shaken; err != nil {
+			t.Error(err)
 		}
 	})
 }

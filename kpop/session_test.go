@@ -47,7 +47,7 @@ func (s *server) Write(b []byte) (int, error) {
 }
 
 // serve runs until the test ends.
-func serve(t testing.TB, k *krb5.Acceptor) *server {
+func serve(t testing.TB, k *krb5.Acceptor, versions ...string) *server {
 	t.Helper()
 	s := &server{}
 	s.store.Deliver("alice", message)
@@ -57,7 +57,7 @@ func serve(t testing.TB, k *krb5.Acceptor) *server {
 		s.attempts = append(s.attempts, a)
 	}}
 	s.Policy = &authn.Policy{Name: "campus", Offers: []authn.Mechanism{Mechanism(chain)}, Trace: trace}
-	s.acceptor = &Acceptor{Krb5: k, Trace: trace}
+	s.acceptor = &Acceptor{Krb5: k, Versions: versions, Trace: trace}
 	s.engine = &pop3.Server{Backend: s, MaxFailures: 20, Log: slog.New(slog.NewTextHandler(s, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -2,73 +2,63 @@ package gssapi
 
 import (
 	"testing"
-	"time"
-
-	"github.com/jcmturner/gofork/encoding/asn1"
-	"github.com/jcmturner/gokrb5/v8/asn1tools"
-	"github.com/jcmturner/gokrb5/v8/keytab"
-	"github.com/jcmturner/gokrb5/v8/messages"
-	"github.com/jcmturner/gokrb5/v8/types"
 
 	"github.com/kpopd/kpopd/authn/krb5"
+	"github.com/kpopd/kpopd/kpop/kpoptest"
+	"github.com/kpopd/kpopd/krb5test"
 )
 
-// site is a realm with a user alice and a server for pop/localhost.
+// site is a realm with a ticket of alice's for a server at pop/localhost.
 type site struct {
 	credential *krb5.Credential
 	acceptor   *krb5.Acceptor
 }
 
+// newSite has a session key of that enctype.
 func newSite(t testing.TB, enctype int32) *site {
 	t.Helper()
-	kt := keytab.New()
-	if err := kt.AddEntry("pop/localhost", "EXAMPLE.TEST", "secret", time.Now(), 1, 18); err != nil {
-		t.Fatal(err)
-	}
-	b, _ := kt.Marshal()
-	k, err := krb5.ParseKeytab(b)
+	kdc := krb5test.NewKDC("EXAMPLE.TEST")
+	kdc.AddService("pop/localhost")
+	c, err := kdc.Mint(krb5test.Spec{SessionEnctype: enctype})
 	if err != nil {
 		t.Fatal(err)
 	}
-	sname := types.NewPrincipalName(2, "pop/localhost")
-	sk, _, err := kt.GetEncryptionKey(sname, "EXAMPLE.TEST", 1, 18)
+	return &site{c, acceptorOf(t, kdc)}
+}
+
+// acceptorOf takes RC4 too, as a site may that has to.
+func acceptorOf(t testing.TB, kdc *krb5test.KDC) *krb5.Acceptor {
+	t.Helper()
+	k, err := krb5.ParseKeytab(kdc.Keytab("pop/localhost"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	service, err := krb5.KeyFrom(18, sk.KeyValue)
-	if err != nil {
-		t.Fatal(err)
-	}
-	val := make([]byte, map[int32]int{17: 16, 18: 32, 19: 16, 20: 32, 23: 16}[enctype])
-	session, err := krb5.KeyFrom(enctype, val)
-	if err != nil {
-		t.Fatal(err)
-	}
-	now := time.Now().UTC().Truncate(time.Second)
-	part, err := asn1.Marshal(messages.EncTicketPart{
-		Flags: types.NewKrbFlags(), Key: types.EncryptionKey{KeyType: enctype, KeyValue: val}, CRealm: "EXAMPLE.TEST",
-		CName: types.NewPrincipalName(1, "alice"), AuthTime: now, StartTime: now, EndTime: now.Add(time.Hour), RenewTill: now.Add(time.Hour),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	cipher, err := service.Encrypt(2, asn1tools.AddASNAppTag(part, 3))
-	if err != nil {
-		t.Fatal(err)
-	}
-	tk := messages.Ticket{TktVNO: 5, Realm: "EXAMPLE.TEST", SName: sname, EncPart: types.EncryptedData{EType: 18, KVNO: 1, Cipher: cipher}}
-	der, err := tk.Marshal()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cred, err := krb5.NewCredential(der, session, []string{"alice"}, "EXAMPLE.TEST")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &site{cred, &krb5.Acceptor{Keytab: k, Replay: &krb5.MemoryReplay{}, Enctypes: []int32{17, 18, 19, 20, 23}}}
+	return &krb5.Acceptor{Keytab: k, Replay: &krb5.MemoryReplay{}, Enctypes: append(krb5.DefaultEnctypes(), krb5.RC4)}
 }
 
 // forgetful is a server with the same keys and an empty replay cache.
 func (s *site) forgetful() *Mechanism {
 	return &Mechanism{Acceptor: &krb5.Acceptor{Keytab: s.acceptor.Keytab, Replay: &krb5.MemoryReplay{}}, Chain: chain}
+}
+
+// realm is one with a KDC that listens, a user alice who has a ticket, and a
+// server.
+type realm struct {
+	env      []string // of alice's programs
+	acceptor *krb5.Acceptor
+}
+
+// newRealm gives tickets for pop/localhost session keys of that enctype.
+func newRealm(t *testing.T, enctype int32) realm {
+	t.Helper()
+	kdc := krb5test.NewKDC("EXAMPLE.TEST")
+	kdc.AddUser("alice", "pw-alice")
+	kdc.AddService("pop/localhost")
+	kdc.AddService("host/localhost")
+	kdc.SessionEnctypes("pop/localhost", enctype)
+	if err := kdc.Listen("127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = kdc.Close() })
+	return realm{kpoptest.Kinit(t, kdc.Krb5Conf(), "alice", "pw-alice"), acceptorOf(t, kdc)}
 }

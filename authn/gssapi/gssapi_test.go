@@ -11,6 +11,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/emersion/go-sasl"
 
@@ -271,47 +272,94 @@ func offered(t *testing.T, m *Mechanism, transport *authn.Transport, c *Client) 
 	return x, binary.BigEndian.Uint32(message)
 }
 
-func TestRule162Offer(t *testing.T) {
-	t.Parallel()
-	const all = flagSequence | flagReplay | flagInteg | flagConf
+// offering is what a client's context and a configuration lead to.
+type offering struct {
+	name   string
+	layers Layers
+	max    int
+	flags  uint32
+	tls    bool
+	want   uint32
+}
+
+const allFlags = flagSequence | flagReplay | flagInteg | flagConf
+
+func offers(t *testing.T, tests []offering) {
 	s := newSite(t, 20)
-	inTLS := &authn.Transport{TLS: &tls.ConnectionState{}}
-	tests := []struct {
-		name      string
-		layers    Layers
-		max       int
-		flags     uint32
-		transport *authn.Transport
-		want      uint32
-	}{
-		{"none by default, and then no size", 0, 0, all, &authn.Transport{}, 0x01000000},
-		{"all three", 7, 0, all, &authn.Transport{}, 0x07010000},
-		{"privacy alone, with our size", Privacy, 4096, all, &authn.Transport{}, 0x04001000},
-		{"no size beyond three octets", 7, 1 << 30, all, &authn.Transport{}, 0x07ffffff},
-		{"none inside TLS", 7, 0, all, inTLS, 0x01000000},
-		{"none inside TLS, whatever is required outside", Privacy, 0, all, inTLS, 0x01000000},
-		{"Rule163 no privacy for a context without", 7, 0, all &^ flagConf, &authn.Transport{}, 0x03010000},
-		{"Rule163 no layer for a context without integrity or privacy", 7, 0, flagSequence, &authn.Transport{}, 0x01000000},
-		{"Rule163 no layer without sequence numbers", 7, 0, all &^ flagSequence, &authn.Transport{}, 0x01000000},
-	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
+			transport := &authn.Transport{}
+			if tt.tls {
+				transport.TLS = &tls.ConnectionState{}
+			}
 			c := s.initiate(t, krb5.InitOptions{Checksum: gss(checksum{flags: tt.flags})}, Options{})
 			m := &Mechanism{Acceptor: s.acceptor, Chain: chain, Layers: tt.layers, MaxToken: tt.max}
-			if _, got := offered(t, m, tt.transport, c); got != tt.want {
+			if _, got := offered(t, m, transport, c); got != tt.want {
 				t.Errorf("offer %08x, want %08x", got, tt.want)
 			}
 		})
 	}
-	t.Run("Rule163 a required layer that the client cannot do", func(t *testing.T) {
+}
+
+func TestRule162Offer(t *testing.T) {
+	t.Parallel()
+	offers(t, []offering{
+		{"none by default, and then no size", 0, 0, allFlags, false, 0x01000000},
+		{"all three", 7, 0, allFlags, false, 0x07010000},
+		{"privacy alone, with our size", Privacy, 4096, allFlags, false, 0x04001000},
+		{"no size beyond three octets", 7, 1 << 30, allFlags, false, 0x07ffffff},
+		{"none inside TLS", 7, 0, allFlags, true, 0x01000000},
+		{"none inside TLS, whatever is required outside", Privacy, 0, allFlags, true, 0x01000000},
+	})
+}
+
+func TestRule163FlagsForLayers(t *testing.T) {
+	t.Parallel()
+	offers(t, []offering{
+		{"no privacy for a context without", 7, 0, allFlags &^ flagConf, false, 0x03010000},
+		{"no layer for a context without integrity or privacy", 7, 0, flagSequence, false, 0x01000000},
+		{"no layer without sequence numbers", 7, 0, allFlags &^ flagSequence, false, 0x01000000},
+	})
+	t.Run("a required layer that the client cannot do", func(t *testing.T) {
 		t.Parallel()
+		s := newSite(t, 18)
 		c := s.initiate(t, krb5.InitOptions{Checksum: gss(checksum{flags: flagSequence})}, Options{})
 		_, _, err := login(t, &Mechanism{Acceptor: s.acceptor, Chain: chain, Layers: Privacy}, &authn.Transport{}, c)
 		if authn.KindOf(err) != authn.Denied {
 			t.Error(err)
 		}
 	})
+}
+
+// TestRule163Clock: what is wrong with the client's clock is said to it.
+func TestRule163Clock(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 18)
+	for _, off := range []time.Duration{-6 * time.Minute, 6 * time.Minute} {
+		i := Options{}.ticket()
+		i.Time = time.Now().Add(off)
+		_, traced, err := login(t, &Mechanism{Acceptor: s.acceptor, Chain: chain}, &authn.Transport{}, s.initiate(t, i, Options{}))
+		var ae *authn.Error
+		if !errors.As(err, &ae) || ae.Kind != authn.Rejected || !strings.Contains(ae.Text, "Clock skew too great") || traced.Err == nil {
+			t.Errorf("%s off: %v", off, err)
+		}
+	}
+}
+
+// Tokens of RFC 4121 are for AES.
+func TestRC4IsRefused(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 23)
+	in, err := s.credential.Initiate(Options{}.ticket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newClient(in, Options{}); err == nil {
+		t.Error("the client goes on")
+	}
+	m := &Mechanism{Acceptor: s.acceptor, Chain: chain}
+	m.steps(t, &authn.Transport{}).fails(formatToken(tokAPReq, in.APReq), authn.Denied, "AES session key")
 }
 
 func TestRule162Choice(t *testing.T) {

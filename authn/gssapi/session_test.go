@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/authn/krb5"
+	"github.com/kpopd/kpopd/krb5test"
 	"github.com/kpopd/kpopd/maildrop"
 	"github.com/kpopd/kpopd/maildrop/memory"
 	"github.com/kpopd/kpopd/pop3"
@@ -126,4 +128,48 @@ func (s *site) again(t *testing.T, c *Client) *Client {
 		t.Fatal(err)
 	}
 	return twin
+}
+
+// TestTicketFromKDC is the whole way of a client: password, tickets, login.
+func TestTicketFromKDC(t *testing.T) {
+	t.Parallel()
+	kdc := krb5test.NewKDC("EXAMPLE.TEST")
+	kdc.AddUser("alice", "pw-alice")
+	kdc.AddService("pop/localhost")
+	if err := kdc.Listen("127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = kdc.Close() })
+	kc, err := krb5.NewClient(kdc.Krb5Conf(), "alice", "EXAMPLE.TEST", authn.Password("pw-alice"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kc.Close()
+	c, err := NewClient(t.Context(), kc, "pop/localhost", Options{Mutual: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, _ := session(t, &Mechanism{Acceptor: acceptorOf(t, kdc), Chain: chain}, nil)
+	if err := p.Auth(t.Context(), c); err != nil {
+		t.Error(err)
+	}
+	if _, err := NewClient(t.Context(), kc, "imap/localhost", Options{}); err == nil {
+		t.Error("a ticket for a service that is not there")
+	}
+}
+
+// BenchmarkLogin is the exchange of both sides, without a network.
+func BenchmarkLogin(b *testing.B) {
+	for _, mutual := range []bool{false, true} {
+		b.Run(fmt.Sprintf("mutual=%v", mutual), func(b *testing.B) {
+			s := newSite(b, 20)
+			m := &Mechanism{Acceptor: s.acceptor, Chain: chain}
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, _, err := login(b, m, &authn.Transport{}, s.newClient(b, Options{Mutual: mutual})); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }

@@ -58,6 +58,26 @@ func Compile(t testing.TB, lib Library, component string, source []byte) string 
 	return program
 }
 
+// Kinit gets a ticket-granting ticket with MIT's kinit and returns the
+// environment in which the libraries find it. conf is the text of a krb5.conf.
+func Kinit(t testing.TB, conf, user, password string) (env []string) {
+	t.Helper()
+	kinit := krb5test.Need(t, "kinit")[0]
+	dir := t.TempDir()
+	path := filepath.Join(dir, "krb5.conf")
+	if err := os.WriteFile(path, []byte(conf), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env = []string{"LC_ALL=C", "KRB5_CONFIG=" + path, "KRB5CCNAME=FILE:" + filepath.Join(dir, "ccache")}
+	cmd := exec.CommandContext(t.Context(), kinit, user)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.Stdin = strings.NewReader(password + "\n")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("kinit %s: %v\n%s", user, err, out)
+	}
+	return env
+}
+
 // Result is what a run of the client gave.
 type Result struct {
 	Status int    // as the program's head explains

@@ -67,7 +67,7 @@ static void print_reason(const krb5_error *e)
 {
 #ifdef HEIMDAL
 	if (e != NULL)
-		fprintf(stderr, "server's error %d: %s\n", (int)e->error_code, e->e_text != NULL ? *e->e_text : "");
+		fprintf(stderr, "server's error %d: %s\n", (int)(e->error_code - KRB5KDC_ERR_NONE), e->e_text != NULL ? *e->e_text : "");
 #else
 	if (e != NULL)
 		fprintf(stderr, "server's error %d: %.*s\n", (int)e->error, (int)e->text.length, e->text.data != NULL ? e->text.data : "");
