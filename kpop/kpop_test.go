@@ -281,6 +281,43 @@ func TestGSSAPIAuthenticatorIsRefused(t *testing.T) {
 	}
 }
 
+// A request without a checksum is good for either door, once.
+func TestReplayAcrossDoors(t *testing.T) {
+	t.Parallel()
+	for _, gssapiFirst := range []bool{true, false} {
+		t.Run(fmt.Sprintf("GSSAPI first %v", gssapiFirst), func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, 20)
+			in := s.initiate(t, krb5.InitOptions{})
+			gss := func() error {
+				ex, err := (&gssapi.Mechanism{Acceptor: s.acceptor, Chain: chain}).Start(t.Context(), &authn.Transport{})
+				if err == nil {
+					_, _, err = ex.Next(t.Context(), gssToken(in.APReq))
+				}
+				return err
+			}
+			kpop := func() error {
+				_, _, _, err := accept(t, &Acceptor{Krb5: s.acceptor}, func(client net.Conn) {
+					_, _ = io.WriteString(client, opened(in.APReq))
+					_ = client.(*net.TCPConn).CloseWrite()
+				})
+				return err
+			}
+			first, second := kpop, gss
+			if gssapiFirst {
+				first, second = gss, kpop
+			}
+			if err := first(); err != nil {
+				t.Fatal(err)
+			}
+			var ke *krb5.Error
+			if err := second(); !errors.As(err, &ke) || ke.Code != krb5.CodeRepeat {
+				t.Errorf("the second door says %v", err)
+			}
+		})
+	}
+}
+
 // gssToken puts the header of RFC 4121 section 4.1 before an AP-REQ of 256
 // octets or more.
 func gssToken(apReq []byte) []byte {
