@@ -1,6 +1,7 @@
 package krb5test
 
 import (
+	"bytes"
 	"cmp"
 	"time"
 
@@ -30,6 +31,7 @@ type Spec struct {
 
 	AuthTime, StartTime, EndTime time.Time // now, none, and in an hour
 	Invalid                      bool      // postdated and not validated
+	Flags                        []byte    // octets of the flags, in place of four; Invalid is set on top
 	Transited                    []byte
 	AuthData                     []krb5.AuthData // of the ticket, raw
 	Addresses                    [][]byte        // 4 or 16 octets each
@@ -80,6 +82,9 @@ func (s *Spec) part(realm string) *messages.EncTicketPart {
 	}
 	if !s.EndTime.IsZero() {
 		t.EndTime = s.EndTime.UTC()
+	}
+	if s.Flags != nil {
+		t.Flags = asn1.BitString{Bytes: bytes.Clone(s.Flags), BitLength: 8 * len(s.Flags)}
 	}
 	if s.Invalid {
 		types.SetFlag(&t.Flags, flagInvalid)
