@@ -6,6 +6,8 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/kpopd/kpopd/authn"
@@ -28,6 +30,11 @@ func Check(file string) (*Report, error) {
 	r := &Report{}
 	for _, w := range cfg.Warnings() {
 		r.Warnings = append(r.Warnings, w)
+	}
+	if cache := cfg.Kerberos.ReplayCache; cfg.Kerberos.Keytab != "" && cache != config.ReplayMemory {
+		if _, err := os.Stat(filepath.Dir(cache)); err != nil {
+			return nil, cfg.Problem("kerberos.replay_cache", err)
+		}
 	}
 	cfg.Kerberos.ReplayCache = config.ReplayMemory
 	r.assembly, err = assemble(cfg, &parts{}, slog.New(slog.DiscardHandler))
