@@ -38,20 +38,7 @@ const lingerTime = 2 * time.Second
 func (a *Acceptor) Accept(ctx context.Context, c net.Conn, t *authn.Transport) (net.Conn, *authn.Principal, error) {
 	start := time.Now()
 	h := &handshake{Acceptor: a, c: c, r: bufio.NewReaderSize(c, 2048)}
-	deadline := start.Add(cmp.Or(a.Timeout, 30*time.Second))
-	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
-		deadline = d
-	}
-	_ = c.SetReadDeadline(deadline) // a connection that takes no deadline shows it at the first Read
-	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
-	err := h.run(ctx, t)
-	if !stop() && err == nil {
-		err = aborted(context.Cause(ctx))
-	}
-	if err == nil && c.SetDeadline(time.Time{}) != nil {
-		err = aborted(net.ErrClosed)
-	}
-	if err != nil {
+	if err := h.bounded(ctx, t); err != nil {
 		if a.Trace != nil && a.Trace.Attempt != nil {
 			a.Trace.Attempt(ctx, &authn.Attempt{
 				Transport: t, Mechanism: step, Principal: h.peer,
@@ -72,6 +59,29 @@ type handshake struct {
 	c    net.Conn
 	r    *bufio.Reader
 	peer *authn.Principal // as soon as it is proven
+}
+
+// bounded runs the handshake until its time is up or ctx ends.
+func (h *handshake) bounded(ctx context.Context, t *authn.Transport) error {
+	deadline := time.Now().Add(cmp.Or(h.Timeout, 30*time.Second))
+	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
+		deadline = d
+	}
+	if err := h.c.SetReadDeadline(deadline); err != nil {
+		return aborted(err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = h.c.SetReadDeadline(time.Unix(1, 0)) })
+	err := h.run(ctx, t)
+	if !stop() && err == nil {
+		err = aborted(context.Cause(ctx))
+	}
+	if err != nil {
+		return err
+	}
+	if err := h.c.SetDeadline(time.Time{}); err != nil {
+		return aborted(err)
+	}
+	return nil
 }
 
 // run answers the client. What it returns is the outcome, of a kind.
@@ -167,7 +177,8 @@ const gssChecksum = 0x8003
 // check runs before the replay cache remembers the authenticator: a GSSAPI
 // login that was led astray here may still arrive where it was meant to.
 func (h *handshake) check(kc *krb5.Context) error {
-	h.peer = &kc.Principal
+	peer := kc.Principal // a copy: a session is not to keep the keys
+	h.peer = &peer
 	if kc.Checksum != nil && kc.Checksum.Type == gssChecksum {
 		return &krb5.Error{Code: krb5.CodeInappCksum, Text: "This request was made for GSSAPI and is not good for KPOP", Kind: authn.Denied}
 	}

@@ -235,7 +235,8 @@ func (m *Mechanism) limit() int { return min(cmp.Or(m.MaxToken, 64<<10), maxSize
 // authenticator that is otherwise good. It runs before the replay cache
 // remembers it.
 func (e *exchange) check(kc *krb5.Context) error {
-	e.peer = &kc.Principal
+	peer := kc.Principal // a copy: a trace is not to keep the keys
+	e.peer = &peer
 	for _, k := range []krb5.Key{kc.Session, kc.Subkey} {
 		if !k.IsZero() && !hasTokens(k.Enctype()) {
 			return &krb5.Error{Code: krb5.CodeEtypeNoSupp, Text: "GSSAPI needs an AES session key", Kind: authn.Denied}
