@@ -1,0 +1,66 @@
+package peers
+
+import (
+	"testing"
+
+	"github.com/kpopd/kpopd/krb5test"
+)
+
+// passwordClients log in with passwords and secrets.
+var passwordClients = []struct {
+	user string
+	client
+}{
+	{"carol", fetchmail("APOP", "pop3", "protocol apop", "sslproto ''")},
+	{"carol", fetchmail("CRAM-MD5", "pop3", "protocol pop3 auth cram-md5", "sslproto ''")},
+	{"alice", fetchmail("password after STLS", "pop3", "protocol pop3 auth password", "sslproto 'TLS1.2+'")},
+	{"alice", fetchmail("password on POP3S", "pop3s", "protocol pop3 auth password", "ssl")},
+	{"carol", curl("APOP", "pop3", "pop3", "--login-options", "AUTH=+APOP", "-u", "USER:PASSWORD")},
+	{"carol", curl("CRAM-MD5", "pop3", "pop3", "--login-options", "AUTH=CRAM-MD5", "-u", "USER:PASSWORD")},
+	{"alice", curl("PLAIN after STLS", "pop3", "pop3", "--ssl-reqd", "--login-options", "AUTH=PLAIN", "-u", "USER:PASSWORD")},
+	{"alice", curl("PLAIN with initial response", "pop3s", "pop3s", "--sasl-ir", "--login-options", "AUTH=PLAIN", "-u", "USER:PASSWORD")},
+	{"alice", curl("LOGIN after STLS", "pop3", "pop3", "--ssl-reqd", "--login-options", "AUTH=LOGIN", "-u", "USER:PASSWORD")},
+	{"carol", curl("what it likes on POP3S", "pop3s", "pop3s", "-u", "USER:PASSWORD")},
+	{"carol", mpop("CRAM-MD5", "pop3", "auth cram-md5")},
+	{"carol", mpop("APOP after STLS", "pop3", "auth apop", "tls on", "tls_starttls on")},
+	{"carol", mpop("APOP on POP3S", "pop3s", "auth apop", "tls on", "tls_starttls off")},
+	{"carol", perl("APOP", "pop3")},
+	{"carol", perl("CRAM-MD5", "pop3")},
+	{"alice", perl("PLAIN", "bare")},
+	{"alice", perl("LOGIN", "bare")},
+	{"alice", perl("USER", "bare")},
+	{"alice", python("POP3S", "pop3s")},
+	{"alice", python("STLS", "pop3")},
+	{"carol", python("APOP", "pop3")},
+}
+
+func TestPasswordClients(t *testing.T) {
+	t.Parallel()
+	for _, c := range passwordClients {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			krb5test.Need(t, c.needs...)
+			srv := start(t, inProcess(t).keytab, "")
+			mail := carried(c.maxLine, c.rare...)
+			srv.deliver(t, c.user, mail)
+
+			s := srv.session(t, c.door, nil)
+			s.user, s.password = c.user, "pw-"+c.user
+			wantMail(s, c.client, mail)
+
+			wrong := srv.session(t, c.door, nil)
+			wrong.user, wrong.password = c.user, "pw-wrong"
+			shown, got := c.fetch(wrong)
+			wantRefusal(t, shown, got, "[AUTH]")
+
+			if c.takes {
+				s := srv.session(t, c.door, nil)
+				s.user, s.password, s.take = c.user, "pw-"+c.user, true
+				wantMail(s, c.client, mail)
+				if left := srv.left(t, c.user); len(left) > 0 {
+					t.Errorf("left on the server: %q", left)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,262 @@
+package peers
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"io"
+	"math/big"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// server is the kpopd of one test.
+type server struct {
+	dir string // configuration, users, certificate, mail
+	cmd *exec.Cmd
+
+	mu    sync.Mutex
+	log   strings.Builder
+	doors map[string]string // addresses of the listeners
+
+	ready, reloaded, ended chan struct{} // told by the log
+}
+
+// configuration has every door that a client may look for. What would use TLS
+// unasked, or cannot and has a password, finds the bare one.
+const configuration = `
+listeners:
+  - {name: pop3, address: "127.0.0.1:0", tls: starttls, policy: internet}
+  - {name: pop3s, address: "127.0.0.1:0", tls: implicit, policy: internet}
+  - {name: bare, address: "127.0.0.1:0", policy: trusted}
+  - {name: kpop, address: "127.0.0.1:0", protocol: kpop, tls: starttls, policy: campus}
+certificates:
+  - {name: localhost, cert: cert.pem, key: key.pem}
+policies:
+  - {name: internet, offers: [GSSAPI, CRAM-MD5, APOP, PLAIN, LOGIN, USER], chain: all}
+  - {name: trusted, offers: [GSSAPI, CRAM-MD5, APOP, PLAIN, LOGIN, USER], plain: trusted, trusted: [127.0.0.0/8], chain: all}
+  - {name: campus, offers: [KPOP], chain: all}
+chains:
+  - {name: all, steps: [{use: local}, {use: tickets}]}
+verifiers:
+  - {name: local, type: file, users: users, digests: digests}
+  - {name: tickets, type: principal, local_realms: [EXAMPLE.TEST]}
+kerberos: {keytab: keytab, replay_cache: replay}
+gssapi: {layers: [LAYERS]}
+kpop: {app_versions: [KPOPV1.0, justjunk]}
+pop3: {hostname: localhost}
+maildrops: {root: mail}
+log: {level: debug}
+`
+
+// start runs kpopd with a keytab until the test ends, which fails when kpopd
+// does not end well. layers are the security layers to offer, with commas
+// between, "none" when empty.
+func start(t *testing.T, keytab, layers string) *server {
+	t.Helper()
+	bin, err := command()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &server{
+		dir: t.TempDir(), doors: map[string]string{},
+		ready: make(chan struct{}), reloaded: make(chan struct{}, 1), ended: make(chan struct{}),
+	}
+	s.write(t, "kpopd.yaml", strings.Replace(configuration, "LAYERS", cmp.Or(layers, "none"), 1))
+	s.write(t, "users", users)
+	s.write(t, "digests", digests)
+	makeCertificate(t, s.dir)
+	if err := os.Mkdir(filepath.Join(s.dir, "mail"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	key, err := os.ReadFile(keytab)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.write(t, "keytab", string(key))
+
+	// not t.Context(): the server must end by itself, by a signal
+	s.cmd = group(context.Background(), bin, "serve", "-c", filepath.Join(s.dir, "kpopd.yaml"))
+	s.cmd.Env = []string{"HOME=" + s.dir, "PATH=" + os.Getenv("PATH")}
+	stderr, err := s.cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go s.keep(stderr) // ended by the server's end
+	t.Cleanup(func() { s.stop(t) })
+	select {
+	case <-s.ready:
+	case <-s.ended:
+		t.Fatal("kpopd does not start")
+	case <-time.After(patience):
+		t.Fatal("kpopd is not ready in time")
+	}
+	return s
+}
+
+// keep reads the log.
+func (s *server) keep(stderr io.Reader) {
+	defer close(s.ended)
+	for lines := bufio.NewScanner(stderr); lines.Scan(); {
+		line := lines.Text()
+		s.mu.Lock()
+		s.log.WriteString(line + "\n")
+		if m := listening.FindStringSubmatch(line); m != nil {
+			s.doors[m[1]] = m[2]
+		}
+		s.mu.Unlock()
+		switch {
+		case strings.Contains(line, " msg=started "):
+			close(s.ready)
+		case strings.Contains(line, ` msg="configuration reloaded" `):
+			s.reloaded <- struct{}{}
+		}
+	}
+}
+
+var listening = regexp.MustCompile(` msg=listening listener=(\S+) address=(\S+)`)
+
+func (s *server) stop(t *testing.T) {
+	t.Helper()
+	s.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-s.ended:
+	case <-time.After(patience):
+		t.Error("kpopd does not end after SIGTERM")
+		s.cmd.Process.Kill()
+		<-s.ended
+	}
+	if err := s.cmd.Wait(); err != nil {
+		t.Error("kpopd ended with", err)
+	}
+	if strings.Contains(s.said(), "pw-") {
+		t.Error("a password is in the log")
+	}
+	if t.Failed() {
+		t.Logf("kpopd said:\n%.20000s", s.said())
+	}
+}
+
+// reload sends SIGHUP and returns when the configuration has been read again.
+func (s *server) reload(t *testing.T) {
+	t.Helper()
+	if err := s.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-s.reloaded:
+	case <-time.After(patience):
+		t.Fatal("kpopd does not reload")
+	}
+}
+
+// said is the log so far.
+func (s *server) said() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.log.String()
+}
+
+// door is the address of a listener.
+func (s *server) door(name string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.doors[name]
+}
+
+func (s *server) ca() string { return filepath.Join(s.dir, "cert.pem") }
+
+func (s *server) write(t *testing.T, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(s.dir, name), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// deliver fills the maildrop of a user.
+func (s *server) deliver(t *testing.T, user string, ms []message) {
+	t.Helper()
+	deliver(t, filepath.Join(s.dir, "mail"), user, ms)
+}
+
+// left are the files of a user's messages.
+func (s *server) left(t *testing.T, user string) []string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(s.dir, "mail", user, "[nc][eu][wr]", "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+// session prepares a run of a client against a door.
+func (s *server) session(t *testing.T, door string, onTicket func([]byte)) *session {
+	t.Helper()
+	home := t.TempDir()
+	return &session{
+		t: t, tap: newTap(t, s.door(door), onTicket), home: home, ca: s.ca(),
+		env: []string{
+			"HOME=" + home, "PATH=" + os.Getenv("PATH"),
+			"LC_ALL=C", "TERM=xterm", "TMPDIR=" + home, "MAILDIR=" + home,
+		},
+	}
+}
+
+// makeCertificate writes a certificate for localhost that is its own
+// authority.
+func makeCertificate(t *testing.T, dir string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	c := &x509.Certificate{
+		SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"},
+		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		BasicConstraintsValid: true, IsCA: true,
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, block := range map[string]*pem.Block{"cert.pem": {Type: "CERTIFICATE", Bytes: cert}, "key.pem": {Type: "PRIVATE KEY", Bytes: pkcs8}} {
+		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// The users: alice and bob have passwords, carol has secrets for APOP and
+// CRAM-MD5 and no password (RFC 1939 section 7). The password is "pw-" and the
+// name.
+const (
+	users = `alice:$6$peers$iTzhmhYKi.JotJSaSdGxCPIjbgbL8At.CXJMQFfJdnSZ2OmY0EBbF4InRaGYPeBbmW1zIzjMkbpKG2inHEZVD/
+bob:$6$peers$szi0BcOPMau1wu3BWs89y9/HHrBuUwB0/eLACk221wQmTFHbvKzpTc93290GQnCg4lS0AvOwoS.vSmrAcXPsT.
+carol:*
+`
+	digests = `carol:APOP:pw-carol
+carol:CRAM-MD5:pw-carol
+`
+)
