@@ -118,10 +118,13 @@ func TestRule009_LineTooLong(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				for range 2 {
-					go io.WriteString(c.Conn(), begin+strings.Repeat("DELE 1 ", 1<<17)+"\r\n") // ends with the connection
+				for _, n := range []int{600 / 7, 1 << 17} { // the first fits into a read
+					if n < 1000 && strings.HasPrefix(begin, "AUTH") && !login {
+						continue // may be longer than other commands
+					}
+					go io.WriteString(c.Conn(), begin+strings.Repeat("DELE 1 ", n)+"\r\n") // ends with the connection
 					var se *client.ServerError
-					if text, err := c.Reply(t.Context()); !errors.As(err, &se) {
+					if text, err := c.Reply(t.Context()); !errors.As(err, &se) || se.Text != "Line too long" {
 						t.Fatalf("got %q, %v", text, err)
 					}
 					if _, err := c.Capa(t.Context()); err != nil {
