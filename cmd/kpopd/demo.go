@@ -53,7 +53,7 @@ The passwords are the same in every demonstration: do not open it to a network.`
 }
 
 func demo(ctx context.Context, o *demoOptions, out io.Writer) (err error) {
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	dir, remove, err := scratch(o.dir)
 	if err != nil {

@@ -40,7 +40,7 @@ func (w *world) commands() []hint {
 	return []hint{
 		{"a ticket for alice", "kinit", fmt.Sprintf(
 			"export KRB5_CONFIG=%s KRB5CCNAME=FILE:%s\necho %s | kinit %s", w.Krb5Conf, w.path("ccache"), alice.Kerberos, alice.Principal)},
-		{"KPOP with the ticket, then STLS; fetchmail wants the port to be called kpop in /etc/services", "fetchmail", fmt.Sprintf(
+		{"KPOP with the ticket, then STLS; fetchmail wants the port to be called kpop in\n# /etc/services: here it sees another one (or append its last line to yours)", "fetchmail", fmt.Sprintf(
 			"unshare -rm sh -c 'mount --bind %s /etc/services && exec fetchmail -v -f %s --pidfile %s --idfile %s'",
 			w.Services, w.path("fetchmailrc"), w.path("fetchmail.pid"), w.path("fetchmail.ids"))},
 		{"GSSAPI with the ticket", "curl", fmt.Sprintf(

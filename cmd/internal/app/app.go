@@ -29,9 +29,10 @@ import (
 	"github.com/kpopd/kpopd/cmd/internal/listen"
 )
 
-// closeWait is how long sessions may take to end once their connections are
-// closed.
-const closeWait = 5 * time.Second
+const (
+	drainSlack = time.Second     // for sessions to end by themselves when drain_timeout is over
+	closeWait  = 5 * time.Second // for sessions to end once their connections are closed
+)
 
 // Server is a running kpopd.
 type Server struct {
@@ -213,7 +214,7 @@ func (s *Server) Shutdown(now <-chan struct{}) {
 	}
 	s.drain()
 	s.current.quit()
-	bound := time.NewTimer(s.current.cfg.Limits.DrainTimeout)
+	bound := time.NewTimer(s.current.cfg.Limits.DrainTimeout + drainSlack)
 	defer bound.Stop()
 	empty := s.gate.Empty()
 	select {
