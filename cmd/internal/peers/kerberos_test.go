@@ -2,11 +2,8 @@ package peers
 
 import (
 	"cmp"
-	"slices"
 	"strings"
 	"testing"
-
-	"github.com/kpopd/kpopd/krb5test"
 )
 
 // kerberosClients log in with tickets.
@@ -61,7 +58,7 @@ func TestKerberosClients(t *testing.T) {
 			for _, c := range kerberosClients {
 				t.Run(c.name, func(t *testing.T) {
 					t.Parallel()
-					krb5test.Need(t, slices.Concat(c.needs, ticketPrograms)...)
+					c.need(t, ticketPrograms...)
 					testKerberos(t, kdc.realm(t), c)
 				})
 			}
@@ -100,10 +97,10 @@ func testKerberos(t *testing.T, r *realm, c client) {
 		if apReq == nil {
 			t.Fatal("no AP-REQ on the wire")
 		}
-		if reply := srv.present(t, c.door, apReq); !strings.Contains(reply, saysReplay) {
+		if reply := srv.present(c.door, apReq); !strings.Contains(reply, saysReplay) {
 			t.Errorf("once more at the same door: %q", reply)
 		}
-		if reply := srv.present(t, other, apReq); !strings.Contains(reply, saysOtherDoor) {
+		if reply := srv.present(other, apReq); !strings.Contains(reply, saysOtherDoor) {
 			t.Errorf("at the other door: %q", reply)
 		}
 	})
@@ -128,7 +125,7 @@ func testKerberos(t *testing.T, r *realm, c client) {
 	})
 	t.Run("is told that a thief used its ticket first", func(t *testing.T) {
 		s := begin(t, "alice", func(apReq []byte) {
-			if reply := srv.present(t, c.door, apReq); reply != accepted {
+			if reply := srv.present(c.door, apReq); reply != accepted {
 				t.Errorf("the thief is refused with %q", reply)
 			}
 		})
@@ -138,7 +135,7 @@ func testKerberos(t *testing.T, r *realm, c client) {
 	if other == "kpop" {
 		t.Run("collects the mail though a thief was at the other door first", func(t *testing.T) {
 			wantMail(begin(t, "alice", func(apReq []byte) {
-				if reply := srv.present(t, other, apReq); !strings.Contains(reply, saysOtherDoor) {
+				if reply := srv.present(other, apReq); !strings.Contains(reply, saysOtherDoor) {
 					t.Errorf("the thief is answered %q", reply)
 				}
 			}), c, mail)

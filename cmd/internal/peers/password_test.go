@@ -1,10 +1,6 @@
 package peers
 
-import (
-	"testing"
-
-	"github.com/kpopd/kpopd/krb5test"
-)
+import "testing"
 
 // passwordClients log in with passwords and secrets.
 var passwordClients = []struct {
@@ -39,7 +35,7 @@ func TestPasswordClients(t *testing.T) {
 	for _, c := range passwordClients {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			krb5test.Need(t, c.needs...)
+			c.need(t)
 			srv := start(t, inProcess(t).keytab, "")
 			mail := carried(c.maxLine, c.rare...)
 			srv.deliver(t, c.user, mail)

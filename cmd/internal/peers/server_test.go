@@ -4,23 +4,19 @@ import (
 	"bufio"
 	"cmp"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"io"
-	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/kpopd/kpopd/cmd/internal/certs"
 )
 
 // server is the kpopd of one test.
@@ -78,7 +74,7 @@ func start(t *testing.T, keytab, layers string) *server {
 	s.write(t, "kpopd.yaml", strings.Replace(configuration, "LAYERS", cmp.Or(layers, "none"), 1))
 	s.write(t, "users", users)
 	s.write(t, "digests", digests)
-	makeCertificate(t, s.dir)
+	s.certify(t)
 	if err := os.Mkdir(filepath.Join(s.dir, "mail"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -110,10 +106,12 @@ func start(t *testing.T, keytab, layers string) *server {
 	return s
 }
 
-// keep reads the log.
+// keep reads the log until the server ends.
 func (s *server) keep(stderr io.Reader) {
 	defer close(s.ended)
-	for lines := bufio.NewScanner(stderr); lines.Scan(); {
+	lines := bufio.NewScanner(stderr)
+	lines.Buffer(nil, 1<<20) // a line may hold a stack
+	for lines.Scan() {
 		line := lines.Text()
 		s.mu.Lock()
 		s.log.WriteString(line + "\n")
@@ -180,8 +178,6 @@ func (s *server) door(name string) string {
 	return s.doors[name]
 }
 
-func (s *server) ca() string { return filepath.Join(s.dir, "cert.pem") }
-
 func (s *server) write(t *testing.T, name, text string) {
 	t.Helper()
 	if err := os.WriteFile(filepath.Join(s.dir, name), []byte(text), 0o600); err != nil {
@@ -198,11 +194,15 @@ func (s *server) deliver(t *testing.T, user string, ms []message) {
 // left are the files of a user's messages.
 func (s *server) left(t *testing.T, user string) []string {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(s.dir, "mail", user, "[nc][eu][wr]", "*"))
+	fresh, err := filepath.Glob(filepath.Join(s.dir, "mail", user, "new", "*"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return files
+	seen, err := filepath.Glob(filepath.Join(s.dir, "mail", user, "cur", "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.Concat(fresh, seen)
 }
 
 // session prepares a run of a client against a door.
@@ -210,7 +210,7 @@ func (s *server) session(t *testing.T, door string, onTicket func([]byte)) *sess
 	t.Helper()
 	home := t.TempDir()
 	return &session{
-		t: t, tap: newTap(t, s.door(door), onTicket), home: home, ca: s.ca(),
+		t: t, tap: newTap(t, s.door(door), onTicket), home: home, ca: filepath.Join(s.dir, "ca.pem"),
 		env: []string{
 			"HOME=" + home, "PATH=" + os.Getenv("PATH"),
 			"LC_ALL=C", "TERM=xterm", "TMPDIR=" + home, "MAILDIR=" + home,
@@ -218,34 +218,20 @@ func (s *server) session(t *testing.T, door string, onTicket func([]byte)) *sess
 	}
 }
 
-// makeCertificate writes a certificate for localhost that is its own
-// authority.
-func makeCertificate(t *testing.T, dir string) {
+// certify gives the server a certificate for localhost.
+func (s *server) certify(t *testing.T) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ca, err := certs.NewAuthority("test")
 	if err != nil {
 		t.Fatal(err)
 	}
-	now := time.Now()
-	c := &x509.Certificate{
-		SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"},
-		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		BasicConstraintsValid: true, IsCA: true,
-	}
-	cert, err := x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)
+	cert, key, err := ca.Issue("localhost")
 	if err != nil {
 		t.Fatal(err)
 	}
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, block := range map[string]*pem.Block{"cert.pem": {Type: "CERTIFICATE", Bytes: cert}, "key.pem": {Type: "PRIVATE KEY", Bytes: pkcs8}} {
-		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	s.write(t, "ca.pem", string(ca.PEM()))
+	s.write(t, "cert.pem", string(cert))
+	s.write(t, "key.pem", string(key))
 }
 
 // The users: alice and bob have passwords, carol has secrets for APOP and
