@@ -251,9 +251,6 @@ func (c *conn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// NetConn returns the connection underneath.
-func (c *conn) NetConn() net.Conn { return c.Conn }
-
 func unexpected(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF

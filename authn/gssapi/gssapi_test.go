@@ -528,6 +528,78 @@ func TestAuthenticatorChecksums(t *testing.T) {
 	}
 }
 
+// A true checksum over no data stands for a context with sequence numbers.
+func TestTrueChecksum(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 18)
+	in, err := s.credential.Initiate(krb5.InitOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum, err := in.Session.Checksum(10, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := s.initiate(t, krb5.InitOptions{Mutual: true, Checksum: &krb5.Checksum{Type: 16, Data: sum}}, Options{Mutual: true})
+	if _, _, err := login(t, &Mechanism{Acceptor: s.acceptor, Chain: chain}, &authn.Transport{}, c); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestClientRefuses has a server that is not what it says.
+func TestClientRefuses(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 18)
+	offer := func(c *Client, message string, sealed bool) []byte {
+		server := &wrapper{key: c.w.key, acceptor: true, send: c.w.recv}
+		return mustWrap(t, server, []byte(message), sealed)
+	}
+	tests := []struct {
+		name      string
+		o         Options
+		challenge func(c *Client) []byte
+		err       string
+	}{
+		{"a challenge before the ticket", Options{Prompted: true}, func(*Client) []byte { return []byte("x") }, "unexpected server challenge"},
+		{"no AP-REP", Options{Mutual: true}, func(c *Client) []byte { return offer(c, "\x01\x00\x00\x00", false) }, "not a GSSAPI token"},
+		{"an AP-REP of somebody else", Options{Mutual: true}, func(*Client) []byte { return formatToken(tokAPRep, []byte("\x6f\x00")) }, "did not prove itself"},
+		{"a refusal in words", Options{Mutual: true}, func(*Client) []byte {
+			der := s.acceptor.ErrorReply(&krb5.Error{Code: krb5.CodeSkew, Text: "Clock skew too great"})
+			return formatToken(tokError, der)
+		}, "server refused the ticket: Clock skew too great (Kerberos error 37)"},
+		{"a refusal of no sense", Options{Mutual: true}, func(*Client) []byte { return formatToken(tokError, []byte("x")) }, "KRB-ERROR"},
+		{"no wrap token", Options{}, func(*Client) []byte { return []byte("+OK") }, "not a wrap token"},
+		{"an offer of five octets", Options{}, func(c *Client) []byte { return offer(c, "\x01\x00\x00\x00\x00", false) }, "offer of 5 octets"},
+		{"layers that are not wanted", Options{}, func(c *Client) []byte { return offer(c, "\x06\x00\x10\x00", false) }, "server offers layers 0x6, not any of 0x1"},
+		{"a layer and no room in its tokens", Options{Layers: Privacy}, func(c *Client) []byte { return offer(c, "\x07\x00\x00\x10", false) }, "nothing fits"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			c := s.initiate(t, tt.o.ticket(), tt.o)
+			if _, _, err := c.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if response, err := c.Next(tt.challenge(c)); err == nil || !strings.Contains(err.Error(), tt.err) {
+				t.Errorf("response %x, error %v, want %q", response, err, tt.err)
+			}
+			if c.Layer() != nil {
+				t.Error("a layer all the same")
+			}
+		})
+	}
+	t.Run("goes on after the end", func(t *testing.T) {
+		t.Parallel()
+		c := s.initiate(t, Options{}.ticket(), Options{})
+		if _, err := c.Next(offer(c, "\x01\x00\x00\x00", false)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Next(nil); !errors.Is(err, sasl.ErrUnexpectedServerChallenge) {
+			t.Error(err)
+		}
+	})
+}
+
 // TestReplayK4 records a whole conversation and says it again.
 func TestReplayK4(t *testing.T) {
 	t.Parallel()

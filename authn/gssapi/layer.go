@@ -39,9 +39,6 @@ func newConn(c net.Conn, w *wrapper, sealed bool, limit, peerLimit int) *conn {
 	return &conn{Conn: c, w: w, sealed: sealed, limit: limit, chunk: chunk, batch: maxBatch / chunk * chunk}
 }
 
-// NetConn returns the connection underneath.
-func (c *conn) NetConn() net.Conn { return c.Conn }
-
 // Read hands out what a token holds. A deadline that passes in the middle of
 // one loses nothing.
 func (c *conn) Read(b []byte) (int, error) {

@@ -42,7 +42,7 @@ type wrapper struct {
 }
 
 // hasTokens reports whether RFC 4121 has tokens for an enctype: the AES ones.
-func hasTokens(enctype int32) bool { return enctype >= 17 && enctype <= 20 }
+func hasTokens(enctype int32) bool { return enctype >= krb5.AES128SHA1 && enctype <= krb5.AES256SHA2 }
 
 // newSequence makes an initial sequence number. Its upper bits are clear, as
 // some old implementations take it for a signed number; it is not 0, which

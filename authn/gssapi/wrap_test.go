@@ -10,7 +10,7 @@ import (
 	"github.com/kpopd/kpopd/authn/krb5"
 )
 
-var enctypes = []int32{17, 18, 19, 20}
+var enctypes = krb5.DefaultEnctypes()
 
 func newKey(t testing.TB, enctype int32) krb5.Key {
 	t.Helper()
