@@ -1,0 +1,177 @@
+package main
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/kpopd/kpopd"
+
+// directions says what each package of ours may import of ours. An entry that
+// ends in "/..." covers a whole subtree; the longest entry that fits decides.
+var directions = map[string][]string{
+	"authn":               nil, // interfaces, errors and the chain stand on the standard library
+	"authn/authntest":     {"authn"},
+	"authn/cram":          {"authn"},
+	"authn/file":          {"authn"},
+	"authn/gssapi":        {"authn", "authn/krb5"}, // a GSSAPI token carries an AP-REQ
+	"authn/krb5":          {"authn"},
+	"authn/plain":         {"authn"},
+	"authn/principal":     {"authn"},
+	"cmd/internal/app":    {"authn/...", "cmd/internal/...", "kpop", "maildrop/...", "pop3"},
+	"cmd/internal/certs":  nil,
+	"cmd/internal/config": {"authn/krb5"}, // names of enctypes
+	"cmd/internal/listen": nil,
+	"cmd/kpopd":           {"authn/...", "cmd/internal/...", "kpop", "krb5test", "maildrop/...", "pop3/..."},
+	"kpop":                {"authn", "authn/krb5"},
+	"kpop/kpoptest":       {"krb5test"}, // for tests
+	"krb5test":            {"authn/krb5"},
+	"maildrop":            nil,
+	"maildrop/droptest":   {"maildrop"},
+	"maildrop/maildir":    {"maildrop"},
+	"maildrop/memory":     {"maildrop"},
+	"pop3":                {"authn", "maildrop"}, // neither Kerberos nor a mailbox format
+	"pop3/client":         nil,
+}
+
+// thirdParty says which package may import which module, and why we have it.
+var thirdParty = map[string]struct {
+	by  []string
+	why string
+}{
+	"github.com/emersion/go-sasl":         {[]string{"authn/...", "cmd/kpopd", "pop3/client"}, "the contract of SASL mechanisms, and PLAIN"},
+	"github.com/go-crypt/crypt":           {[]string{"authn/file"}, "crypt(3) hashes of the password files that sites have"},
+	"github.com/go-viper/mapstructure/v2": {[]string{"cmd/internal/config"}, "viper's decoder: the hooks for durations, prefixes and enctypes"},
+	"github.com/jcmturner/gofork":         {[]string{"authn/krb5", "krb5test"}, "the ASN.1 package that gokrb5's types are made for"},
+	"github.com/jcmturner/gokrb5/v8":      {[]string{"authn/krb5", "krb5test"}, "Kerberos messages, types, keytabs and cryptography; unmaintained, so that one package hides it"},
+	"github.com/spf13/cobra":              {[]string{"cmd/kpopd"}, "the commands"},
+	"github.com/spf13/viper":              {[]string{"cmd/internal/config"}, "reads the configuration"},
+	"go.yaml.in/yaml/v3":                  {[]string{"cmd/internal/config"}, "finds the line that a refused key stands on"},
+	"golang.org/x/sys":                    {[]string{"authn/...", "cmd/internal/...", "maildrop/maildir"}, "openat2, OFD locks, resource limits"},
+	"golang.org/x/term":                   {[]string{"cmd/kpopd"}, "reads a password without echo"},
+	"golang.org/x/text":                   {[]string{"authn"}, "RFC 8265 preparation of login names"},
+}
+
+// TestImports pins the directions of imports and who may use which module.
+func TestImports(t *testing.T) {
+	t.Parallel()
+	used := map[string]bool{}
+	for pkg, files := range packages(t) {
+		ours, known := directions[pkg]
+		if !known {
+			t.Errorf("package %s is not in the table of directions", pkg)
+		}
+		for _, f := range files {
+			for _, spec := range f.Imports {
+				imp, err := strconv.Unquote(spec.Path.Value)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if rel, ok := strings.CutPrefix(imp, module+"/"); ok {
+					if !within(rel, ours) {
+						t.Errorf("%s imports %s, which its row does not allow", pkg, rel)
+					}
+					continue
+				}
+				if first, _, _ := strings.Cut(imp, "/"); !strings.Contains(first, ".") {
+					continue // standard library
+				}
+				m := moduleOf(imp)
+				used[m] = true
+				if row, ok := thirdParty[m]; !ok {
+					t.Errorf("%s imports %s, which is not in the table of modules", pkg, imp)
+				} else if !within(pkg, row.by) {
+					t.Errorf("%s imports %s, which is for %v only: %s", pkg, imp, row.by, row.why)
+				}
+			}
+		}
+	}
+	for m := range thirdParty {
+		if !used[m] {
+			t.Errorf("nothing imports %s: take its row out", m)
+		}
+	}
+}
+
+// TestPackageComments: each package tells a newcomer what it is for.
+func TestPackageComments(t *testing.T) {
+	t.Parallel()
+	for pkg, files := range packages(t) {
+		want := "Package " + path.Base(pkg) + " "
+		if files[0].Name.Name == "main" {
+			want = "Command " + path.Base(pkg) + " "
+		}
+		if !slices.ContainsFunc(files, func(f *ast.File) bool { return f.Doc != nil && strings.HasPrefix(f.Doc.Text(), want) }) {
+			t.Errorf("%s has no package comment that begins with %q", pkg, want)
+		}
+	}
+}
+
+// TestTopLevel: the top level is the one that was agreed.
+func TestTopLevel(t *testing.T) {
+	t.Parallel()
+	entries, err := os.ReadDir("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	allowed := []string{"cmd", "kpop", "pop3", "authn", "maildrop", "krb5test", "configs", "go.mod", "go.sum", "README.md", "LICENSE"}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), ".") && !slices.Contains(allowed, e.Name()) {
+			t.Errorf("%s does not belong at the top level", e.Name())
+		}
+	}
+}
+
+// packages parses the non-test files of the module by package directory.
+func packages(t *testing.T) map[string][]*ast.File {
+	t.Helper()
+	root := filepath.Join("..", "..")
+	pkgs := map[string][]*ast.File{}
+	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && p != root && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata"):
+			return filepath.SkipDir
+		case d.IsDir() || !strings.HasSuffix(p, ".go") || strings.HasSuffix(p, "_test.go"):
+			return nil
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), p, nil, parser.ImportsOnly|parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(root, filepath.Dir(p))
+		pkgs[filepath.ToSlash(rel)] = append(pkgs[filepath.ToSlash(rel)], f)
+		return err
+	})
+	if err != nil || len(pkgs) == 0 {
+		t.Fatal("no packages", err)
+	}
+	return pkgs
+}
+
+func within(pkg string, patterns []string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool {
+		tree, ok := strings.CutSuffix(p, "/...")
+		return pkg == p || ok && (pkg == tree || strings.HasPrefix(pkg, tree+"/"))
+	})
+}
+
+// moduleOf is the module that an import path belongs to.
+func moduleOf(imp string) string {
+	for m := range thirdParty {
+		if imp == m || strings.HasPrefix(imp, m+"/") {
+			return m
+		}
+	}
+	return imp
+}
