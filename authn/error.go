@@ -15,7 +15,7 @@ const (
 	Decline                 // not mine to judge, ask the next; never reaches a client
 	UnknownUser             // this source has no such user: [AUTH]
 	Rejected                // user known, proof wrong: [AUTH]
-	Denied                  // proof right, login not allowed: [AUTH]
+	Denied                  // login not allowed, whatever the proof: [AUTH]
 	Expired                 // password or ticket out of date: [AUTH]
 	Throttled               // refused unchecked after too many failures: [SYS/TEMP], then close
 	Unavailable             // could not ask: time-out, server down: [SYS/TEMP]

@@ -3,8 +3,8 @@
 //
 // A line of the users file is login, hash, and more fields that are left alone,
 // with colons between: a passwd-file of Dovecot, an htpasswd and a shadow file
-// all read that way. A field maildrop=… says where the user's maildrop is, a
-// field nologin keeps the user out after a right password.
+// all read that way. A field maildrop=… says where the user's maildrop is. A
+// field nologin, or a ! before the hash, locks the user.
 //
 // A line of the digests file is login, APOP or CRAM-MD5, secret. These secrets
 // are as good as passwords to a reader, so nobody but the owner may read the
@@ -19,6 +19,9 @@
 // An unknown user costs one hash of the kind that is most common in the file,
 // and so does a user without one. No more hashes are computed at a time than
 // Options.Hashes, and nobody waits for one past the deadline of the attempt.
+//
+// A locked user is denied whatever the password: a refusal that lets the chain
+// go on would leave him to a later step.
 //
 // Files are read whole, checked whole, and swapped in: a reload that fails
 // leaves what was there. Errors name file, line and remedy, never a hash.
@@ -163,12 +166,12 @@ func (f *files) verifyPassword(ctx context.Context, r *authn.PasswordRequest) (*
 		return nil, f.fail(authn.Unavailable, err)
 	case !known:
 		return nil, f.fail(authn.UnknownUser, nil)
+	case u.locked:
+		return nil, f.fail(authn.Denied, errors.New("locked in the users file"))
 	case u.hash == nil:
 		return nil, f.fail(authn.Rejected, errors.New("has no password"))
 	case !match:
 		return nil, f.fail(authn.Rejected, nil)
-	case u.locked:
-		return nil, f.fail(authn.Denied, errors.New("locked in the users file"))
 	}
 	return u.identity(r.Login), nil
 }

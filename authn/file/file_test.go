@@ -108,6 +108,7 @@ func TestUsersFile(t *testing.T) {
 		"daemon:!*:19000",
 		"locked:!" + hashP,
 		"out:" + hashP + ":::nologin",
+		"gone:*:::nologin",
 		"ümit:" + hashP,
 	}, "\n"), "")
 	for _, tt := range []struct {
@@ -130,8 +131,10 @@ func TestUsersFile(t *testing.T) {
 		{"debian", "p", authn.Rejected, false, nil},
 		{"daemon", "p", authn.Rejected, false, nil},
 		{"locked", "p", authn.Denied, false, nil},
-		{"locked", "x", authn.Rejected, false, nil},
+		{"locked", "x", authn.Denied, false, nil}, // or a later step could let him in
 		{"out", "p", authn.Denied, false, nil},
+		{"out", "x", authn.Denied, false, nil},
+		{"gone", "p", authn.Denied, false, nil},
 		{"ümit", "p", 0, true, nil},
 		{"# comment", "p", authn.UnknownUser, false, nil},
 		{"", "p", authn.UnknownUser, false, nil},
