@@ -90,9 +90,12 @@ func readOwned(path string, uid uint32) ([]byte, error) {
 	if !st.Mode().IsRegular() || owner != uid && owner != 0 || st.Mode()&0o022 != 0 {
 		return nil, fmt.Errorf("%s: must be a regular file of its user or root that nobody else can write", path)
 	}
-	b, err := io.ReadAll(io.LimitReader(f, maxK5Login))
-	if err != nil {
+	b, err := io.ReadAll(io.LimitReader(f, maxK5Login+1))
+	switch {
+	case err != nil:
 		return nil, &unusableError{err}
+	case len(b) > maxK5Login: // cut off, its last line could name somebody else
+		return nil, fmt.Errorf("%s: larger than %d octets", path, maxK5Login)
 	}
 	return b, nil
 }

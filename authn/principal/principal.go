@@ -13,8 +13,10 @@
 //  4. the default: a principal of one component in a local realm is the login
 //     of that name.
 //
-// Components are compared one by one and never joined: "a/b" of one component
-// and "a", "b" of two are different names that look the same once joined.
+// Components are compared one by one: "a/b" of one component and "a", "b" of two
+// are different names that look the same once joined. A rule does join them, so
+// none is asked about a component that is no login by itself, or has an at-sign:
+// s/@.*// would make alice of "alice@x".
 //
 // A refusal is [authn.Denied]: the ticket was right.
 package principal
@@ -185,6 +187,11 @@ func (m *Mapper) own(p *authn.Principal) (string, error) {
 	if len(p.Components) == 0 {
 		return "", errors.New("principal without a name")
 	}
+	for _, c := range p.Components {
+		if _, err := authn.PrepareLogin(c); err != nil || strings.Contains(c, "@") {
+			return "", fmt.Errorf("%.128q in the principal reads like more than one word", c)
+		}
+	}
 	for _, r := range m.rules {
 		login, ok := "", false
 		if r.isDefault() {
@@ -204,10 +211,9 @@ func (m *Mapper) own(p *authn.Principal) (string, error) {
 	return "", errors.New("no rule gives this principal a login")
 }
 
-// byDefault: "alice/admin" is not alice, and "alice@example" as one component
-// is not the login that looks like it.
+// byDefault: "alice/admin" is not alice.
 func (m *Mapper) byDefault(p *authn.Principal) (string, bool) {
-	if len(p.Components) != 1 || strings.ContainsAny(p.Components[0], "/@\\") || !m.in(m.o.LocalRealms, p.Realm) {
+	if len(p.Components) != 1 || !m.in(m.o.LocalRealms, p.Realm) {
 		return "", false
 	}
 	return p.Components[0], true

@@ -223,6 +223,8 @@ func TestRules(t *testing.T) {
 		{[]string{"RULE:[1:$1]"}, mapping{"K-7: a realm that is not listed", of("OTHER.TEST", "alice"), "alice", ""}},
 		{[]string{"RULE:[1:$1]"}, mapping{"K-7: nor without a mailbox named", of("OTHER.TEST", "alice"), "", ""}},
 		{[]string{"RULE:[1:$1/../x]"}, mapping{"what is no login", of(realm, "alice"), "", ""}},
+		{[]string{"RULE:[1:$1@$0](.*@KPOP\\.TEST)s/@.*//"}, mapping{"a component that brings its own at-sign", of(realm, "alice@x"), "alice", ""}},
+		{[]string{"RULE:[2:$1;$2](.*;admin)s/;.*//"}, mapping{"a component that brings its own separator", of(realm, "alice;x", "admin"), "", ""}},
 	} {
 		tt.run(t, newMapper(t, Options{LocalRealms: []string{realm}, Rules: tt.rules}))
 	}
@@ -266,6 +268,13 @@ func TestK5Login(t *testing.T) {
 	put("dave", "dave@KPOP.TEST\n", 0o664)
 	put("erin", "", 0o600)
 	put("frank", "frank@KPOP.TEST\n", 0o600)
+	if me == 0 { // root's file would be anybody's
+		if err := os.Chown(filepath.Join(home, "frank", ".k5login"), 4242, -1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	long := "ivan@KPOP.TEST"
+	put("judy", strings.Repeat("#", maxK5Login-len(long)-1)+"\n"+long+".EXAMPLE\n", 0o600)
 	if err := os.Mkdir(filepath.Join(home, "link"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -292,14 +301,13 @@ func TestK5Login(t *testing.T) {
 		{"not listed", of(realm, "mallory"), "bob", ""},
 		{"a file that the group can write", of(realm, "dave"), "dave", ""},
 		{"an empty file", of(realm, "erin"), "erin", ""},
+		{"a file of somebody else", of(realm, "frank"), "frank", ""},
+		{"a file that is too long", of(realm, "ivan"), "judy", ""},
 		{"no file", of(realm, "grace"), "grace", "grace"},
 		{"no file and another user", of(realm, "grace"), "heidi", ""},
 		{"no user of the system", of(realm, "virtual"), "virtual", "virtual"},
 	} {
 		tt.run(t, m)
-	}
-	if me != 0 {
-		mapping{"a file of somebody else", of(realm, "frank"), "frank", ""}.run(t, m)
 	}
 	for _, login := range []string{"broken", "link"} {
 		if _, err := m.MapPrincipal(t.Context(), of(realm, login), login); authn.KindOf(err) != authn.Unavailable {
