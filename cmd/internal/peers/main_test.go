@@ -39,8 +39,12 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	scratch = dir
-	defer stopRealms()
-	return m.Run()
+	code := m.Run()
+	if err := stopRealms(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
 }
 
 // command builds kpopd, once for all tests, with the race detector when the

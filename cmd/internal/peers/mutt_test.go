@@ -11,7 +11,7 @@ import (
 // tls is what to answer to the offer of STLS.
 func mutt(program, tls string) client {
 	return client{
-		name: program + " GSSAPI, TLS " + tls, needs: []string{program, "script"}, trial: program + " -v | grep -q +gss", door: "pop3",
+		name: program + " GSSAPI, TLS " + tls, needs: []string{program, "script"}, trial: program + " -v | grep -qi gss", door: "pop3",
 		maxLine: 1021, form: message.unix, names: true,
 		fetch: func(s *session) (string, []byte) {
 			s.t.Helper()

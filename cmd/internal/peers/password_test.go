@@ -36,7 +36,7 @@ func TestPasswordClients(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			c.need(t)
-			srv := start(t, inProcess(t).keytab, "")
+			srv := start(t, inProcess.realm(t).keytab, "")
 			mail := carried(c.maxLine, c.rare...)
 			srv.deliver(t, c.user, mail)
 

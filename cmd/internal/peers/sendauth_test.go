@@ -93,7 +93,7 @@ func testRotation(t *testing.T, r *realm, program string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv.write(t, "keytab", string(key)) // without the old key
+	srv.write(t, "keytab", string(key)) // MIT's is without the old key
 	srv.reload(t)
 	for name, s := range map[string]*session{"new": begin(), "old": old} {
 		if _, mail := c.fetch(s); string(mail) != messages[0].wire() {
