@@ -30,32 +30,43 @@ type door struct {
 }
 
 // serve runs one connection to its end. Whatever refuses it has told the
-// client, the trace and the log.
+// client, the trace and the log. An idle session stands on this frame, so that
+// it holds no more than it must.
 func (d *door) serve(ctx context.Context, admitted *listen.Conn) {
+	c, t := d.enter(ctx, admitted)
+	if c != nil {
+		// the engine has logged how the session ended, and why
+		_ = d.server.ServeConn(context.WithValue(ctx, admittedKey{}, admitted), c, *t)
+	}
+}
+
+// enter does what comes before the greeting: the ticket, or TLS. It returns no
+// connection when that did not go well.
+func (d *door) enter(ctx context.Context, admitted *listen.Conn) (net.Conn, *authn.Transport) {
 	c := admitted.Conn
-	t := authn.Transport{
+	t := &authn.Transport{
 		Listener: d.name, Session: newSession(),
 		Remote: addrPort(c.RemoteAddr()), Local: addrPort(c.LocalAddr()),
 	}
-	ctx = context.WithValue(ctx, admittedKey{}, admitted)
 	switch {
 	case d.kpop != nil:
-		next, peer, err := d.kpop.Accept(ctx, c, &t)
+		next, peer, err := d.kpop.Accept(ctx, c, t)
 		if err != nil {
-			return // traced
+			return nil, nil // traced
 		}
-		c, t.Peer = next, peer
+		t.Peer = peer
+		return next, t
 	case d.implicit:
 		tc, endPoint, err := d.certs.Server(ctx, c)
 		if err != nil {
 			d.log.Info("TLS refused", "session", t.Session, "listener", t.Listener, "remote", t.Remote.String(), "err", bounded(err.Error(), maxError))
-			return
+			return nil, nil
 		}
 		state := tc.ConnectionState()
-		c, t.TLS, t.EndPoint = tc, &state, endPoint
+		t.TLS, t.EndPoint = &state, endPoint
+		return tc, t
 	}
-	// the engine has logged how the session ended, and why
-	_ = d.server.ServeConn(ctx, c, t)
+	return c, t
 }
 
 // refusal is what a client hears whom the server has no room for; only those

@@ -146,17 +146,24 @@ func (l *Listener) admit(ctx context.Context, c net.Conn) {
 }
 
 func (l *Listener) run(ctx context.Context, c *Conn) {
-	defer l.Gate.leave(c)
-	defer c.Close()
-	defer func() {
-		if v := recover(); v != nil {
-			l.Panics.Add(1)
-			l.Log.Error("session panicked", "listener", l.Name, "remote", c.RemoteAddr().String(),
-				"panic", fmt.Sprint(v), "panics", l.Panics.Load(), "stack", string(debug.Stack()))
-		}
-	}()
+	defer l.ended(c)
+	defer l.recovered(c)
 	l.Handle(ctx, c)
+}
+
+// recovered ends a panic of the handler.
+func (l *Listener) recovered(c *Conn) {
+	if v := recover(); v != nil {
+		l.Panics.Add(1)
+		l.Log.Error("session panicked", "listener", l.Name, "remote", c.RemoteAddr().String(),
+			"panic", fmt.Sprint(v), "panics", l.Panics.Load(), "stack", string(debug.Stack()))
+	}
+}
+
+func (l *Listener) ended(c *Conn) {
+	c.Close()
 	if c.Displaced() {
 		l.Log.Info("closed to make room", "listener", l.Name, "remote", c.RemoteAddr().String())
 	}
+	l.Gate.leave(c)
 }
