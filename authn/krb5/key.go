@@ -16,12 +16,8 @@ import (
 // no key. It does not print.
 type Key struct {
 	profile profile
-	secret  *secret
+	secret  func() []byte // fmt shows fields that are not exported, even behind a pointer, but no closure
 }
-
-// secret stands behind a pointer, which fmt does not follow where a Key is an
-// unexported field and its methods are out of reach.
-type secret struct{ value []byte }
 
 var (
 	errShort     = errors.New("ciphertext is too short for its enctype")
@@ -37,7 +33,7 @@ func NewKey(enctype int32) (Key, error) {
 	}
 	v := make([]byte, p.key)
 	rand.Read(v) // never fails
-	return Key{p, &secret{v}}, nil
+	return Key{p, func() []byte { return v }}, nil
 }
 
 // KeyFrom takes a key that was made elsewhere; value is copied.
@@ -49,7 +45,8 @@ func KeyFrom(enctype int32, value []byte) (Key, error) {
 	case len(value) != p.key:
 		return Key{}, fmt.Errorf("a key of %s has %d octets, not %d", p.name, p.key, len(value))
 	}
-	return Key{p, &secret{bytes.Clone(value)}}, nil
+	v := bytes.Clone(value)
+	return Key{p, func() []byte { return v }}, nil
 }
 
 // IsZero reports whether k is no key.
@@ -78,7 +75,7 @@ func (k Key) Encrypt(usage uint32, plain []byte) (_ []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
-	_, b, err := e.EncryptMessage(k.secret.value, plain, usage)
+	_, b, err := e.EncryptMessage(k.secret(), plain, usage)
 	return b, err
 }
 
@@ -92,7 +89,7 @@ func (k Key) Decrypt(usage uint32, cipher []byte) (_ []byte, err error) {
 	if len(cipher) < k.profile.overhead {
 		return nil, errShort
 	}
-	b, err := e.DecryptMessage(k.secret.value, cipher, usage)
+	b, err := e.DecryptMessage(k.secret(), cipher, usage)
 	if err != nil {
 		return nil, errIntegrity
 	}
@@ -106,7 +103,7 @@ func (k Key) Checksum(usage uint32, data []byte) (_ []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return e.GetChecksumHash(k.secret.value, data, usage)
+	return e.GetChecksumHash(k.secret(), data, usage)
 }
 
 // VerifyChecksum reports whether sum is the checksum of data.
@@ -127,7 +124,7 @@ func (k Key) wire() types.EncryptionKey {
 	if k.IsZero() {
 		return types.EncryptionKey{}
 	}
-	return types.EncryptionKey{KeyType: k.profile.id, KeyValue: k.secret.value}
+	return types.EncryptionKey{KeyType: k.profile.id, KeyValue: k.secret()}
 }
 
 // caught makes an error of a panic in gokrb5, which has some for messages that
