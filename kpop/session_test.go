@@ -199,3 +199,29 @@ func TestRule196TLSAfterTheHandshake(t *testing.T) {
 	}
 	retrieve(t, c)
 }
+
+// A client that is turned away reads why, however much of what it has sent
+// nobody has read.
+func TestPipelinedRefusalsArrive(t *testing.T) {
+	t.Parallel()
+	k := newSite(t, 18)
+	s := serve(t, k.acceptor)
+	c, err := net.Dial("tcp", s.addr.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	refused := s.engine.MaxFailures
+	sent := opened(k.initiate(t, krb5.InitOptions{}).APReq) +
+		strings.Repeat("USER bob\r\nPASS x\r\n", refused) + strings.Repeat("NOOP\r\n", 20_000)
+	if _, err := io.WriteString(c, sent); err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(c)
+	if err != nil {
+		t.Error(err)
+	}
+	if n := bytes.Count(got, []byte("-ERR [AUTH]")); n != refused {
+		t.Errorf("%d refusals arrived, want %d", n, refused)
+	}
+}
