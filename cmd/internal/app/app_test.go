@@ -138,6 +138,7 @@ func TestLoggedInStays(t *testing.T) {
 	if err := member.Noop(t.Context()); err != nil {
 		t.Error("who had logged in is gone:", err)
 	}
+	s.Shutdown(nil) // and with it the log
 	if !strings.Contains(log.String(), "closed to make room") {
 		t.Errorf("the log does not say so:\n%s", log)
 	}
