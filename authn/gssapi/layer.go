@@ -39,6 +39,16 @@ func newConn(c net.Conn, w *wrapper, sealed bool, limit, peerLimit int) *conn {
 	return &conn{Conn: c, w: w, sealed: sealed, limit: limit, chunk: chunk, batch: maxBatch / chunk * chunk}
 }
 
+// CloseWrite is that of the connection underneath: a layer has no end of its
+// own.
+func (c *conn) CloseWrite() error {
+	half, ok := c.Conn.(interface{ CloseWrite() error })
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	return half.CloseWrite()
+}
+
 // Read hands out what a token holds. A deadline that passes in the middle of
 // one loses nothing.
 func (c *conn) Read(b []byte) (int, error) {

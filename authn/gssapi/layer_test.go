@@ -229,3 +229,46 @@ func BenchmarkLayer(b *testing.B) {
 		}
 	}
 }
+
+// An engine hangs up half, to let the client read its last words.
+func TestLayerCloseWrite(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	client, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	server, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	acceptor, initiator := sides(t, 20, true)
+	s, c := newConn(server, acceptor, true, 65536, 65536), newConn(client, initiator, true, 65536, 65536)
+	if _, err := s.Write([]byte("-ERR")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(c); err != nil || string(got) != "-ERR" {
+		t.Errorf("the client reads %q, %v", got, err)
+	}
+	if _, err := c.Write([]byte("QUIT")); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 4)
+	if _, err := io.ReadFull(s, b); err != nil || string(b) != "QUIT" {
+		t.Errorf("the server reads %q, %v", b, err)
+	}
+	pipe, _ := net.Pipe()
+	defer pipe.Close()
+	if err := newConn(pipe, acceptor, true, 65536, 65536).CloseWrite(); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("half of a pipe is closed: %v", err)
+	}
+}
