@@ -9,6 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jcmturner/gokrb5/v8/client"
+	"github.com/jcmturner/gokrb5/v8/config"
+	"github.com/jcmturner/gokrb5/v8/messages"
+	"github.com/jcmturner/gokrb5/v8/types"
+
 	"github.com/kpopd/kpopd/authn"
 	"github.com/kpopd/kpopd/authn/krb5"
 	"github.com/kpopd/kpopd/krb5test"
@@ -151,4 +156,95 @@ func kinit(t *testing.T, k *krb5test.KDC, transport, user, password, service str
 		out += run("", "kvno", service) + run("", "klist", "-e")
 	}
 	return out
+}
+
+// TestTooBigForUDP: a reply that does not fit a datagram is fetched over TCP.
+func TestTooBigForUDP(t *testing.T) {
+	t.Parallel()
+	krb5test.Need(t, "kinit", "kvno", "klist")
+	k := newKDC(t)
+	service := "pop/" + strings.Repeat("a", 1500)
+	k.AddService(service)
+	if out := kinit(t, k, "udp", "alice", "pw-alice", service); !strings.Contains(out, "kvno = 1") {
+		t.Errorf("got\n%s", out)
+	}
+}
+
+// TestSkewedClients: a clock that is ten minutes off gets no ticket.
+func TestSkewedClients(t *testing.T) {
+	t.Parallel()
+	krb5test.Need(t, "faketime", "kinit")
+	k := newKDC(t)
+	dir := t.TempDir()
+	conf := filepath.Join(dir, "krb5.conf")
+	// kdc_timesync lets kinit ask again with the KDC's time
+	text := strings.Replace(k.Krb5Conf(), "[libdefaults]\n", "[libdefaults]\n    kdc_timesync = 0\n", 1)
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env := append(os.Environ(), "LC_ALL=C", "KRB5_CONFIG="+conf, "KRB5CCNAME=FILE:"+filepath.Join(dir, "cc"))
+	for _, off := range []string{"+10m", "-10m"} {
+		out := runIn(t, env, "pw-alice\n", "faketime", "-f", off, "kinit", "alice")
+		if !strings.Contains(out, "Clock skew too great") {
+			t.Errorf("%s: %s", off, out)
+		}
+	}
+}
+
+// TestTrustIsOneWayForHostileClients: a ticket-granting ticket of one realm is
+// none of another, though one KDC serves both. kvno never asks so.
+func TestTrustIsOneWayForHostileClients(t *testing.T) {
+	t.Parallel()
+	k := newKDC(t)
+	conf, err := config.NewFromString(k.Krb5Conf())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := client.NewWithPassword("alice", "EXAMPLE.TEST", "pw-alice", conf, client.DisablePAFXFAST(true))
+	defer c.Destroy()
+	req, err := messages.NewASReqForTGT("EXAMPLE.TEST", conf, c.Credentials.CName())
+	if err != nil {
+		t.Fatal(err)
+	}
+	tgt, err := c.ASExchange("EXAMPLE.TEST", req, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for realm, want := range map[string]string{"OTHER.TEST": "NOT_US", "EXAMPLE.TEST": ""} {
+		service := types.NewPrincipalName(2, map[string]string{"OTHER.TEST": "pop/other", "EXAMPLE.TEST": "pop/localhost"}[realm])
+		_, _, err := c.TGSREQGenerateAndExchange(service, realm, tgt.Ticket, tgt.DecryptedEncPart.Key, false)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", realm, err)
+		}
+	}
+}
+
+// FuzzKDC: whatever comes, the KDC goes on and answers with an error or not at
+// all.
+func FuzzKDC(f *testing.F) {
+	k := krb5test.NewKDC("EXAMPLE.TEST")
+	f.Add([]byte{0x6a, 0x03, 0x30, 0x01, 0x00})
+	f.Add([]byte{0x6c, 0x03, 0x30, 0x01, 0x00})
+	f.Add([]byte(nil))
+	conf, err := config.NewFromString("[libdefaults]\n default_realm = EXAMPLE.TEST\n")
+	if err != nil {
+		f.Fatal(err)
+	}
+	conf.LibDefaults.NoAddresses = true
+	req, err := messages.NewASReqForTGT("EXAMPLE.TEST", conf, types.NewPrincipalName(1, "alice"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	b, err := req.Marshal()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if reply := k.Answer(b); len(reply) > 0 {
+			if _, _, err := krb5.ParseError(reply); err != nil {
+				t.Errorf("answer %x: %v", reply, err)
+			}
+		}
+	})
 }
