@@ -1,5 +1,7 @@
 package krb5
 
+import "time"
+
 // SetMax bounds a cache for tests of what a full one does.
 func (m *MemoryReplay) SetMax(n int) { m.tags.max = n }
 
@@ -14,3 +16,8 @@ const (
 )
 
 var AppendReplay = appendReplay
+
+// ReplayTag makes the tag of an authenticator.
+func ReplayTag(service []string, serviceRealm string, client []string, clientRealm string, ctime time.Time, cusec int, cipher []byte) [32]byte {
+	return replayTag(name{service, serviceRealm}, name{client, clientRealm}, ctime, cusec, cipher)
+}

@@ -2,6 +2,7 @@ package krb5_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"strings"
@@ -212,10 +213,28 @@ func TestKeytabKeyVersions(t *testing.T) {
 		})
 	}
 	i := mint(t, k, krb5test.Spec{}, krb5.InitOptions{})
-	for code, edit := range map[int32]func(*messages.APReq){
-		krb5.CodeNoKey: func(m *messages.APReq) { m.Ticket.Realm = "ELSE.TEST" },
-	} {
-		refused(t, a, remake(t, i, nil, edit), code, authn.Rejected)
+	b := remake(t, i, nil, func(m *messages.APReq) { m.Ticket.Realm = "ELSE.TEST" })
+	refused(t, a, b, krb5.CodeNoKey, authn.Rejected)
+}
+
+// Versions are 32 bits without a sign; on the wire some have one.
+func TestKeytabLargeKeyVersion(t *testing.T) {
+	t.Parallel()
+	k := krb5test.NewKDC("EXAMPLE.TEST")
+	k.AddService("pop/localhost", krb5.AES256SHA2)
+	file := k.Keytab("pop/localhost")
+	binary.BigEndian.PutUint32(file[len(file)-4:], 0x80000005) // the version stands last in an entry
+	kt, err := krb5.ParseKeytab(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &krb5.Acceptor{Keytab: kt, Replay: new(krb5.MemoryReplay)}
+	for _, kvno := range []int{0x80000005, 0x80000005 - 1<<32} {
+		i := mint(t, k, krb5test.Spec{}, krb5.InitOptions{})
+		b := remake(t, i, nil, func(m *messages.APReq) { m.Ticket.EncPart.KVNO = kvno })
+		if got := accepted(t, a, b).Principal.Ticket.KVNO; got != 0x80000005 {
+			t.Errorf("key version %x", got)
+		}
 	}
 }
 

@@ -108,7 +108,7 @@ func TestReplayFileIsPrivate(t *testing.T) {
 		t.Fatalf("mode %v, %v", info.Mode(), err)
 	}
 	for name, prepare := range map[string]func(string) error{
-		"symbolic link":       func(p string) error { return os.Symlink(path, p) },
+		"symbolic link":       func(p string) error { return os.Symlink(filepath.Join(dir, "target"), p) },
 		"folder":              func(p string) error { return os.Mkdir(p, 0o700) },
 		"readable by others":  func(p string) error { return os.WriteFile(p, nil, 0o644) },
 		"no folder around it": func(string) error { return nil },
@@ -129,6 +129,9 @@ func TestReplayFileIsPrivate(t *testing.T) {
 			if r, err := krb5.OpenFileReplay(p); err == nil {
 				r.Close()
 				t.Error("opened")
+			}
+			if _, err := os.Lstat(filepath.Join(dir, "target")); err == nil {
+				t.Error("made what the link points to")
 			}
 		})
 	}

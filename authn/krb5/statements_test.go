@@ -49,35 +49,41 @@ func TestK1_IdentityIsTheTickets(t *testing.T) {
 
 func TestK2_ReplayTagCoversEverything(t *testing.T) {
 	t.Parallel()
-	k := realm("pop3/localhost")
-	a := acceptorFor(t, k, "pop/localhost", "pop3/localhost")
-	now := time.Now()
-	tags := map[string]bool{}
-	for _, tt := range []struct {
-		s krb5test.Spec
-		o krb5.InitOptions
-	}{
-		{krb5test.Spec{}, krb5.InitOptions{Time: now}},
-		{krb5test.Spec{}, krb5.InitOptions{Time: now}}, // the same again in another ciphertext
-		{krb5test.Spec{}, krb5.InitOptions{Time: now.Add(time.Microsecond)}},
-		{krb5test.Spec{}, krb5.InitOptions{Time: now.Add(time.Second)}},
-		{krb5test.Spec{Realm: "OTHER.TEST"}, krb5.InitOptions{Time: now}},
-		{krb5test.Spec{Client: []string{"bob"}}, krb5.InitOptions{Time: now}},
-		{krb5test.Spec{Service: "pop3/localhost"}, krb5.InitOptions{Time: now}},
+	now := time.Unix(1_800_000_000, 0)
+	pop, alice := []string{"pop", "localhost"}, []string{"alice"}
+	tags := map[[32]byte]string{}
+	for name, tag := range map[string][32]byte{
+		"first":                krb5.ReplayTag(pop, "A", alice, "B", now, 1, []byte("c")),
+		"service":              krb5.ReplayTag([]string{"pop3", "localhost"}, "A", alice, "B", now, 1, []byte("c")),
+		"joined service":       krb5.ReplayTag([]string{"pop/localhost"}, "A", alice, "B", now, 1, []byte("c")),
+		"realm of service":     krb5.ReplayTag(pop, "B", alice, "B", now, 1, []byte("c")),
+		"client":               krb5.ReplayTag(pop, "A", []string{"bob"}, "B", now, 1, []byte("c")),
+		"one more component":   krb5.ReplayTag(pop, "A", []string{"alice", ""}, "B", now, 1, []byte("c")),
+		"realm of client":      krb5.ReplayTag(pop, "A", alice, "A", now, 1, []byte("c")),
+		"second":               krb5.ReplayTag(pop, "A", alice, "B", now.Add(time.Second), 1, []byte("c")),
+		"microsecond":          krb5.ReplayTag(pop, "A", alice, "B", now, 2, []byte("c")),
+		"ciphertext":           krb5.ReplayTag(pop, "A", alice, "B", now, 1, []byte("d")),
+		"realm runs into name": krb5.ReplayTag(pop, "A", []string{"lice"}, "Ba", now, 1, []byte("c")),
 	} {
-		i := mint(t, k, tt.s, tt.o)
-		spy := new(spyReplay)
-		a.Replay = spy
-		if _, err := a.Accept(t.Context(), i.APReq, krb5.Options{}); err != nil {
-			t.Fatal(err)
+		if other, ok := tags[tag]; ok {
+			t.Errorf("%q and %q have one tag", name, other)
 		}
-		tags[string(spy.tag[:])] = true
-		if keep := time.Until(spy.expires); keep < 10*time.Minute-time.Second {
-			t.Errorf("remembered for %v, less than twice the skew", keep)
-		}
+		tags[tag] = name
 	}
-	if len(tags) != 7 {
-		t.Errorf("%d tags of 7 requests", len(tags))
+}
+
+func TestK2_RemembersForTwiceTheSkew(t *testing.T) {
+	t.Parallel()
+	k := realm()
+	a := acceptorFor(t, k)
+	spy := new(spyReplay)
+	a.Replay = spy
+	for _, off := range []time.Duration{-4 * time.Minute, 0, 4 * time.Minute} {
+		ctime := time.Now().Add(off)
+		accepted(t, a, mint(t, k, krb5test.Spec{}, krb5.InitOptions{Time: ctime}).APReq)
+		if time.Until(spy.expires) < 10*time.Minute-time.Second || spy.expires.Sub(ctime) < 10*time.Minute-time.Second {
+			t.Errorf("%v: remembered until %v", off, spy.expires)
+		}
 	}
 }
 
