@@ -2,6 +2,7 @@ package peers
 
 import (
 	"fmt"
+	"os"
 )
 
 // fetchmail hands each message to an mda with LF line ends. It breaks lines at
@@ -20,12 +21,16 @@ func fetchmail(name, door, server, user string) client {
 // fetchmailKPOP finds the port by the service's name, and says PASS krb_ticket
 // only then: the client gets its own view of /etc/services.
 func fetchmailKPOP(name, user string) client {
+	how := "-m"
+	if os.Getuid() != 0 {
+		how = "-rm" // where users may have namespaces
+	}
 	c := fetchmail(name, "kpop", "", "")
 	c.needs = []string{"fetchmail", "unshare", "mount"}
-	c.trial = "unshare -rm mount --bind /etc/services /etc/services"
+	c.trial += " && unshare " + how + " mount --bind /etc/services /etc/services"
 	c.fetch = func(s *session) (string, []byte) {
 		services := s.write("services", "kpop "+s.port()+"/tcp\n")
-		return s.fetchmail("protocol kpop auth kerberos_v5", user, "unshare", "-rm", "sh", "-c", `mount --bind "$0" /etc/services && exec "$@"`, services)
+		return s.fetchmail("protocol kpop auth kerberos_v5", user, "unshare", how, "sh", "-c", `mount --bind "$0" /etc/services && exec "$@"`, services)
 	}
 	return c
 }

@@ -66,96 +66,120 @@ func TestKerberosClients(t *testing.T) {
 	}
 }
 
-func testKerberos(t *testing.T, r *realm, c client) {
-	srv := start(t, r.keytab, c.layers)
-	mail := carried(c.maxLine, c.rare...)
-	srv.deliver(t, "alice", mail)
-	srv.deliver(t, "bob", mail)
-	begin := func(t *testing.T, principal string, onTicket func([]byte)) *session {
-		s := srv.session(t, c.door, onTicket)
-		s.user, s.password = "alice", "none"
-		r.login(s, principal, "pw-alice", cmp.Or(c.service, "pop/localhost"))
-		return s
-	}
+// visits is a client that comes to its server again and again.
+type visits struct {
+	client
+	realm *realm
+	srv   *server
+	mail  []message
 
-	other, saysOtherDoor := "kpop", "This request was made for GSSAPI and is not good for KPOP"
-	if c.door == "kpop" {
-		// before it was used here, it is of no use there to a thief without the session key
-		other, saysOtherDoor = "pop3", "-ERR "
-	}
-
-	t.Run("collects the mail", func(t *testing.T) {
-		s := begin(t, "alice", nil)
-		wantMail(s, c, mail)
-		if c.sealed == strings.Contains(s.tap.conversation(), "RETR") {
-			t.Errorf("readable on the wire: %v, want %v", !c.sealed, c.sealed)
-		}
-		if c.hidden {
-			return
-		}
-		apReq := s.tap.apReq()
-		if apReq == nil {
-			t.Fatal("no AP-REQ on the wire")
-		}
-		if reply := srv.present(c.door, apReq); !strings.Contains(reply, saysReplay) {
-			t.Errorf("once more at the same door: %q", reply)
-		}
-		if reply := srv.present(other, apReq); !strings.Contains(reply, saysOtherDoor) {
-			t.Errorf("at the other door: %q", reply)
-		}
-	})
-	if c.hidden {
-		return // refusals are the same as outside TLS
-	}
-	if c.names {
-		t.Run("is refused another user's mail", func(t *testing.T) {
-			s := begin(t, "alice", nil)
-			s.user = "bob"
-			shown, got := c.fetch(s)
-			wantRefusal(t, shown, got, saysOther)
-		})
-	}
-	t.Run("is refused as alice of another realm", func(t *testing.T) {
-		shown, got := c.fetch(begin(t, "alice@OTHER.TEST", nil))
-		if c.names {
-			wantRefusal(t, shown, got, saysRealm)
-		} else {
-			wantRefusal(t, shown, got, saysNobody)
-		}
-	})
-	t.Run("is told that a thief used its ticket first", func(t *testing.T) {
-		s := begin(t, "alice", func(apReq []byte) {
-			if reply := srv.present(c.door, apReq); reply != accepted {
-				t.Errorf("the thief is refused with %q", reply)
-			}
-		})
-		shown, got := c.fetch(s)
-		wantRefusal(t, shown, got, saysReplay)
-	})
-	if other == "kpop" {
-		t.Run("collects the mail though a thief was at the other door first", func(t *testing.T) {
-			wantMail(begin(t, "alice", func(apReq []byte) {
-				if reply := srv.present(other, apReq); !strings.Contains(reply, saysOtherDoor) {
-					t.Errorf("the thief is answered %q", reply)
-				}
-			}), c, mail)
-		})
-	}
-	t.Run("is told that its clock is wrong", func(t *testing.T) {
-		s := begin(t, "alice", nil)
-		s.skew = "+630" // seconds
-		shown, got := c.fetch(s)
-		wantRefusal(t, shown, got, saysSkew)
-	})
+	otherDoor, saysOtherDoor string // where its tickets are not for, and what is said there
 }
 
-// wantRefusal checks that a client got nothing and showed why.
-func wantRefusal(t *testing.T, shown string, mail []byte, why string) {
-	t.Helper()
+func testKerberos(t *testing.T, r *realm, c client) {
+	v := &visits{
+		client: c, realm: r, srv: start(t, r.keytab, c.layers), mail: carried(c.maxLine, c.rare...),
+		otherDoor: "kpop", saysOtherDoor: "This request was made for GSSAPI and is not good for KPOP",
+	}
+	if c.door == "kpop" {
+		// before it was used here, it is of no use there to a thief without the session key
+		v.otherDoor, v.saysOtherDoor = "pop3", "-ERR "
+	}
+	v.srv.deliver(t, "alice", v.mail)
+	v.srv.deliver(t, "bob", v.mail)
+
+	t.Run("collects the mail", v.collects)
+	if !c.hidden { // refusals are the same inside TLS
+		t.Run("is refused as alice of another realm", v.fromAnotherRealm)
+		t.Run("is told that its clock is wrong", v.withWrongClock)
+		t.Run("is told that a thief used its ticket first", v.afterTheft)
+	}
+	if !c.hidden && c.names {
+		t.Run("is refused another user's mail", v.asAnotherUser)
+	}
+	if !c.hidden && v.otherDoor == "kpop" {
+		t.Run("collects the mail though a thief was at the other door first", v.afterDiversion)
+	}
+	if c.takes {
+		t.Run("takes the mail away", func(t *testing.T) { wantTaken(v.begin(t, "alice", nil), c, v.mail, v.srv) })
+	}
+}
+
+// begin is a session of alice with a ticket of principal.
+func (v *visits) begin(t *testing.T, principal string, onTicket func([]byte)) *session {
+	s := v.srv.session(t, v.door, onTicket)
+	s.user, s.password = "alice", "none"
+	v.realm.login(s, principal, "pw-alice", cmp.Or(v.service, "pop/localhost"))
+	return s
+}
+
+func (v *visits) collects(t *testing.T) {
+	s := v.begin(t, "alice", nil)
+	wantMail(s, v.client, v.mail)
+	if v.sealed == strings.Contains(s.tap.conversation(), "RETR") {
+		t.Errorf("readable on the wire: %v, want %v", !v.sealed, v.sealed)
+	}
+	if v.hidden {
+		return
+	}
+	apReq := s.tap.apReq()
+	if apReq == nil {
+		t.Fatal("no AP-REQ on the wire")
+	}
+	if reply := v.srv.present(v.door, apReq); !strings.Contains(reply, saysReplay) {
+		t.Errorf("once more at the same door: %q", reply)
+	}
+	if reply := v.srv.present(v.otherDoor, apReq); !strings.Contains(reply, v.saysOtherDoor) {
+		t.Errorf("at the other door: %q", reply)
+	}
+}
+
+func (v *visits) asAnotherUser(t *testing.T) {
+	s := v.begin(t, "alice", nil)
+	s.user = "bob"
+	wantRefusal(s, v.client, saysOther)
+}
+
+func (v *visits) fromAnotherRealm(t *testing.T) {
+	says := saysNobody
+	if v.names {
+		says = saysRealm
+	}
+	wantRefusal(v.begin(t, "alice@OTHER.TEST", nil), v.client, says)
+}
+
+func (v *visits) withWrongClock(t *testing.T) {
+	s := v.begin(t, "alice", nil)
+	s.skew = "+630" // seconds
+	wantRefusal(s, v.client, saysSkew)
+}
+
+func (v *visits) afterTheft(t *testing.T) {
+	s := v.begin(t, "alice", func(apReq []byte) {
+		if reply := v.srv.present(v.door, apReq); reply != accepted {
+			t.Errorf("the thief is refused with %q", reply)
+		}
+	})
+	wantRefusal(s, v.client, saysReplay)
+}
+
+func (v *visits) afterDiversion(t *testing.T) {
+	s := v.begin(t, "alice", func(apReq []byte) {
+		if reply := v.srv.present(v.otherDoor, apReq); !strings.Contains(reply, v.saysOtherDoor) {
+			t.Errorf("the thief is answered %q", reply)
+		}
+	})
+	wantMail(s, v.client, v.mail)
+}
+
+// wantRefusal runs a client that must get nothing and show why.
+func wantRefusal(s *session, c client, why string) {
+	s.t.Helper()
+	shown, mail := c.fetch(s)
 	if len(mail) > 0 {
-		t.Errorf("it got %d octets of mail", len(mail))
+		s.t.Errorf("it got %d octets of mail", len(mail))
 	}
 	if !strings.Contains(shown, why) {
-		t.Errorf("it does not show %q", why)
+		s.t.Errorf("it does not show %q", why)
 	}
 }

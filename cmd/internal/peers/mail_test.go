@@ -107,3 +107,13 @@ func wantMail(s *session, c client, mail []message) {
 	s.t.Errorf("the mail differs from octet %d on (%d octets, want %d)\n got …%q…\nwant …%q…",
 		at, len(got), len(want), near(got), near([]byte(want)))
 }
+
+// wantTaken is wantMail for a client that must leave nothing behind.
+func wantTaken(s *session, c client, mail []message, from *server) {
+	s.t.Helper()
+	s.take = true
+	wantMail(s, c, mail)
+	if left := from.left(s.t, s.user); len(left) > 0 {
+		s.t.Errorf("left on the server: %q", left)
+	}
+}

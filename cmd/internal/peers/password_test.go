@@ -40,22 +40,15 @@ func TestPasswordClients(t *testing.T) {
 			mail := carried(c.maxLine, c.rare...)
 			srv.deliver(t, c.user, mail)
 
-			s := srv.session(t, c.door, nil)
-			s.user, s.password = c.user, "pw-"+c.user
-			wantMail(s, c.client, mail)
-
-			wrong := srv.session(t, c.door, nil)
-			wrong.user, wrong.password = c.user, "pw-wrong"
-			shown, got := c.fetch(wrong)
-			wantRefusal(t, shown, got, "[AUTH]")
-
-			if c.takes {
+			begin := func(password string) *session {
 				s := srv.session(t, c.door, nil)
-				s.user, s.password, s.take = c.user, "pw-"+c.user, true
-				wantMail(s, c.client, mail)
-				if left := srv.left(t, c.user); len(left) > 0 {
-					t.Errorf("left on the server: %q", left)
-				}
+				s.user, s.password = c.user, password
+				return s
+			}
+			wantMail(begin("pw-"+c.user), c.client, mail)
+			wantRefusal(begin("pw-wrong"), c.client, "[AUTH]")
+			if c.takes {
+				wantTaken(begin("pw-"+c.user), c.client, mail, srv)
 			}
 		})
 	}
