@@ -23,6 +23,8 @@ type client struct {
 
 	takes bool // can be told to delete what it has got
 
+	says string // a command that it must use, where it has a choice
+
 	layers string // security layers that the server offers; "none" when empty
 	sealed bool   // nothing is readable on the wire after the login
 	hidden bool   // neither is the login
@@ -44,4 +46,10 @@ func (c client) need(t *testing.T, programs ...string) {
 	if out, err := group(t.Context(), "sh", "-c", c.trial).CombinedOutput(); err != nil {
 		krb5test.Missing(t, c.trial+": "+string(out))
 	}
+}
+
+// saying holds a client to a command.
+func saying(command string, c client) client {
+	c.says = command
+	return c
 }

@@ -45,11 +45,12 @@ func (s *session) fetchmail(server, user string, under ...string) (string, []byt
 set invisible
 set no bouncemail
 poll localhost %s no dns timeout 20
-	user %q password %q %s
+	user %q password %q
 	sslcertck sslcertfile %q
 	%s fetchall no rewrite
 	mda "cat >>'%s/mail'"
-`, server, s.user, s.password, user, s.ca, keep, s.home))
+	%s
+`, server, s.user, s.password, s.ca, keep, s.home, user))
 	shown := s.run(append(under, "fetchmail", "-v", "--nodetach", "-f", rc, "-i", s.home+"/ids", "--pidfile", s.home+"/pid")...)
 	return shown, s.read("mail")
 }

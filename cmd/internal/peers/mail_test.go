@@ -91,6 +91,9 @@ func wantMail(s *session, c client, mail []message) {
 	if !s.well {
 		s.t.Error("it does not end well")
 	}
+	if !strings.Contains(s.tap.conversation(), c.says) {
+		s.t.Errorf("it does not say %s", c.says)
+	}
 	var b strings.Builder
 	for _, m := range mail {
 		b.WriteString(c.form(m))

@@ -8,6 +8,7 @@ var passwordClients = []struct {
 	client
 }{
 	{"carol", fetchmail("APOP", "pop3", "protocol apop", "sslproto ''")},
+	{"carol", saying("TOP 1 99999999", fetchmail("APOP, keeping the mail unseen", "pop3", "protocol apop uidl", "sslproto '' no fetchall"))},
 	{"carol", fetchmail("CRAM-MD5", "pop3", "protocol pop3 auth cram-md5", "sslproto ''")},
 	{"alice", fetchmail("password after STLS", "pop3", "protocol pop3 auth password", "sslproto 'TLS1.2+'")},
 	{"alice", fetchmail("password on POP3S", "pop3s", "protocol pop3 auth password", "ssl")},
