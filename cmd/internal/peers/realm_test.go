@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 
@@ -98,6 +99,7 @@ func startInProcess(dir string) (*realm, error) {
 		k.AddService(service)
 	}
 	k.AddService("pop/rc4", krb5.RC4)
+	k.SessionEnctypes("pop/localhost", append(krb5.DefaultEnctypes(), krb5.RC4)...)
 	if err := k.Listen("127.0.0.1:0"); err != nil {
 		return nil, err
 	}
@@ -122,15 +124,16 @@ var ticketPrograms = []string{"kinit", "kvno", "faketime"}
 
 // login gives a session a ticket for a principal and one for the service, so
 // that the client needs no KDC, and the server is the first to notice a wrong
-// clock.
-func (r *realm) login(s *session, principal, password, service string) {
+// clock. options are kvno's.
+func (r *realm) login(s *session, principal, password, service string, options ...string) {
 	s.t.Helper()
 	s.env = append(s.env, "KRB5_CONFIG="+r.conf, "KRB5CCNAME=FILE:"+s.home+"/ccache")
 	s.write("password", password+"\n")
 	if shown := s.feed("password", "kinit", principal); !s.well {
 		s.t.Fatalf("kinit %s: %s", principal, shown)
 	}
-	if shown := s.run("kvno", service+"@EXAMPLE.TEST"); !s.well {
+	argv := slices.Concat([]string{"kvno"}, options, []string{service + "@EXAMPLE.TEST"})
+	if shown := s.run(argv...); !s.well {
 		s.t.Fatalf("kvno %s: %s", service, shown)
 	}
 }
