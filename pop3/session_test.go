@@ -256,8 +256,10 @@ func (xor) Traits() authn.Traits { return 0 }
 func (x xor) Start(context.Context, *authn.Transport) (authn.Exchange, error) {
 	return x, nil
 }
+
 func (xor) Next(context.Context, []byte) ([]byte, bool, error) { return nil, true, nil }
 func (xor) Identity() *authn.Identity                          { return &authn.Identity{User: "alice"} }
+
 func (xor) Layer() func(net.Conn) net.Conn {
 	return func(c net.Conn) net.Conn { return xored{c} }
 }

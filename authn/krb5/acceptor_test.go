@@ -108,7 +108,9 @@ func TestClockSkewIsToldInWords(t *testing.T) {
 		off  time.Duration
 		want string // "" for accepted
 	}{
-		{0, ""}, {4 * time.Minute, ""}, {-4 * time.Minute, ""},
+		{0, ""},
+		{4 * time.Minute, ""},
+		{-4 * time.Minute, ""},
 		{10*time.Minute + 12*time.Second, "10m12s ahead of"},
 		{-10*time.Minute - 12*time.Second, "10m12s behind"},
 		{24 * 365 * time.Hour, "8760h0m0s ahead of"},
