@@ -151,6 +151,14 @@ func TestChainSecret(t *testing.T) {
 		t.Error("the secret that came with a refusal was not wiped")
 	}
 
+	third := Password("third")
+	if _, _, err := (Chain{{Verifier: fake{name: "vouches for nobody", secret: third}}}).Secret(t.Context(), "a", "APOP"); KindOf(err) != Unavailable {
+		t.Errorf("a secret of nobody: %v", err)
+	}
+	if string(third) == "third" {
+		t.Error("the secret that came without an identity was not wiped")
+	}
+
 	// HMAC and MD5 take an empty key, so an empty secret would let anybody in
 	empty := Chain{{Verifier: fake{name: "empty", id: id}}}
 	if s, id, err := empty.Secret(t.Context(), "a", "APOP"); err == nil || s != nil || id != nil {

@@ -18,6 +18,8 @@ func TestRule152PrepareLogin(t *testing.T) {
 		{"Greek", "αλίκη", "αλίκη"},
 		{"255 octets", strings.Repeat("a", 255), strings.Repeat("a", 255)},
 		{"256 octets", strings.Repeat("a", 256), ""},
+		{"longer than that once composed", strings.Repeat("\u0958", 80), ""}, // U+0958 becomes two runes
+		{"as long as that once composed", strings.Repeat("\u0958", 42), strings.Repeat("\u0915\u093c", 42)},
 		{"nothing", "", ""},
 		{"a slash", "a/b", ""},
 		{"a full width slash", "a\uFF0Fb", ""},

@@ -327,9 +327,9 @@ func (c counted) MatchBytesAdvanced(p []byte) (bool, error) {
 	return c.matcher.MatchBytesAdvanced(p)
 }
 
-// S-21 says that refusals take equal time. Measuring time would measure the
-// machine: a test of 1,000 samples fails when a neighbour wakes up. What the
-// time is made of can be counted exactly: the hashes computed, and of what cost.
+// Refusals must take equal time. Measuring time would measure the machine: a
+// test of 1,000 samples fails when a neighbour wakes up. What the time is made of
+// can be counted exactly: the hashes computed, and of what cost.
 func TestRule025UnknownUserCostsAHash(t *testing.T) {
 	t.Parallel()
 	us, err := parseUsers("u", []byte("a:"+hashSHA5+"\nb:"+hashP+"\nc:"+hashP+"\nticket:*\nlocked:!"+hashP+"\n"))
@@ -397,6 +397,13 @@ func (s slow) MatchBytesAdvanced([]byte) (bool, error) {
 
 func TestHashesAreBounded(t *testing.T) {
 	t.Parallel()
+	v, err := Open("f", Options{Users: write(t, "users", "a:"+hashP, 0o600), Hashes: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := cap(v.(passwords).slots); n != 2 {
+		t.Errorf("%d slots for two hashes", n)
+	}
 	synctest.Test(t, func(t *testing.T) {
 		var running, most atomic.Int64
 		h := slow{&running, &most, make(chan struct{})}

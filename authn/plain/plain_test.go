@@ -276,6 +276,7 @@ func TestRule035APOP(t *testing.T) {
 		{"not hexadecimal", "mrose g" + digest[1:], "", authn.Malformed},
 		{"digest of the timestamp without brackets", "mrose " + sumHex("1896.697170952@dbc.mtview.ca.us", secret), "", authn.Rejected},
 		{"digest of an empty secret", "nobody " + sumHex(stamp, ""), "", authn.UnknownUser},
+		{"digest of NULs", "nobody " + sumHex(stamp, strings.Repeat("\x00", 16)), "", authn.UnknownUser},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

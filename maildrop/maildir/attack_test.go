@@ -109,6 +109,21 @@ func descriptors(t *testing.T) int {
 	return len(fds)
 }
 
+// The kernel holds to the root what a mistake of ours would let out of it.
+func TestOpenStaysBeneath(t *testing.T) {
+	t.Parallel()
+	root, err := unix.Open(t.TempDir(), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(root)
+	for _, path := range []string{"..", "../..", "/", "/etc/passwd", "./../x"} {
+		if fd, err := openat2(root, path, unix.O_PATH, 0); err != unix.EXDEV {
+			t.Errorf("%q: %d, %v", path, fd, err)
+		}
+	}
+}
+
 func TestDirectoriesThatAreLinks(t *testing.T) {
 	t.Parallel()
 	for _, name := range dirNames {
