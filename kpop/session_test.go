@@ -91,7 +91,7 @@ func (s *server) session(ctx context.Context, c net.Conn) {
 		return
 	}
 	transport.Peer = peer
-	_ = s.engine.ServeConn(ctx, inner, transport)
+	_ = s.engine.ServeConn(ctx, inner, &transport)
 }
 
 // dial shows the server a ticket and reads the greeting.

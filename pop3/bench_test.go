@@ -203,7 +203,7 @@ func sessions(b *testing.B, cfg *tls.Config, login string) {
 			if cfg != nil {
 				c = tls.Server(c, cfg)
 			}
-			running.Go(func() { srv.ServeConn(context.Background(), c, authn.Transport{Remote: anywhere}) })
+			running.Go(func() { srv.ServeConn(context.Background(), c, &authn.Transport{Remote: anywhere}) })
 		}
 	})
 	script := strings.SplitAfter(login+"STAT\r\nQUIT\r\n", "\n")
@@ -268,7 +268,7 @@ func idle(b *testing.B, cfg *tls.Config) {
 			if cfg != nil {
 				client, server = tls.Client(client, &tls.Config{InsecureSkipVerify: true}), tls.Server(server, cfg)
 			}
-			all.Go(func() { srv.ServeConn(context.Background(), server, authn.Transport{Remote: anywhere}) })
+			all.Go(func() { srv.ServeConn(context.Background(), server, &authn.Transport{Remote: anywhere}) })
 			p := &peer{t: b, Conn: client, r: bufio.NewReader(client)}
 			p.loginFast()
 		}

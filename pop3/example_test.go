@@ -26,7 +26,7 @@ func ExampleServer_ServeConn() {
 	srv := &pop3.Server{Backend: &open{}}
 	c, s := net.Pipe()
 	done := make(chan error)
-	go func() { done <- srv.ServeConn(context.Background(), s, authn.Transport{Listener: "pop3"}) }()
+	go func() { done <- srv.ServeConn(context.Background(), s, &authn.Transport{Listener: "pop3"}) }()
 
 	cl, err := client.New(context.Background(), c, nil)
 	if err != nil {

@@ -66,7 +66,7 @@ func serve(t testing.TB, srv *Server, client, server net.Conn) *peer {
 	t.Helper()
 	p := &peer{t: t, Conn: client, r: bufio.NewReader(client), done: make(chan error, 1)}
 	go func() { // ends when client is closed
-		p.done <- srv.ServeConn(t.Context(), server, authn.Transport{Session: "s1", Listener: "test", Remote: anywhere})
+		p.done <- srv.ServeConn(t.Context(), server, &authn.Transport{Session: "s1", Listener: "test", Remote: anywhere})
 	}()
 	t.Cleanup(func() { client.Close() })
 	return p

@@ -67,7 +67,7 @@ func fuzzSession(t *testing.T, say []byte, step int) []byte {
 	var done *SessionDone
 	srv.Trace = &Trace{Session: func(_ context.Context, d *SessionDone) { done = d }}
 	c := &scripted{in: bytes.NewReader(say), step: step}
-	if err := srv.ServeConn(context.Background(), c, authn.Transport{Remote: anywhere}); err != nil {
+	if err := srv.ServeConn(context.Background(), c, &authn.Transport{Remote: anywhere}); err != nil {
 		t.Fatal(err)
 	}
 	if done == nil || starts != ends {
@@ -151,7 +151,7 @@ func FuzzResponses(f *testing.F) {
 		say += enc(second) + "\r\nQUIT\r\n"
 		c := &scripted{in: bytes.NewReader([]byte(say)), step: 1 << 20}
 		srv := &Server{Backend: newBackend(&memory.Store{}, m)}
-		if err := srv.ServeConn(context.Background(), c, authn.Transport{Remote: anywhere}); err != nil {
+		if err := srv.ServeConn(context.Background(), c, &authn.Transport{Remote: anywhere}); err != nil {
 			t.Fatal(err)
 		}
 		if len(m.got) != 2 || !bytes.Equal(m.got[0], first) || !bytes.Equal(m.got[1], second) {

@@ -67,7 +67,7 @@ func (s *session) apop(ctx context.Context, a args) error {
 
 // login runs a mechanism that has a command of its own and one response.
 func (s *session) login(ctx context.Context, mech, name string, response []byte) error {
-	attempt, cancel := context.WithDeadline(ctx, s.loginDeadline())
+	attempt, cancel := s.attempt(ctx)
 	defer cancel()
 	l, err := s.srv.Backend.Start(attempt, s.t, mech)
 	if err == nil {
@@ -88,6 +88,13 @@ func finishLogin(ctx context.Context, l *authn.Login, mech string, response []by
 		l.Abort(ctx, err)
 	}
 	return err
+}
+
+// attempt is the context of one login. A drain does not cancel it, because its
+// own deadline is near; a child of ctx would leave ctx larger for as long as
+// the session lasts.
+func (s *session) attempt(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithDeadline(context.WithoutCancel(ctx), s.loginDeadline())
 }
 
 // enter opens the maildrop; only then does the session leave AUTHORIZATION.

@@ -44,7 +44,7 @@ func talkKPOP(t *testing.T, m authn.Mechanism) *peer {
 	p.r = bufio.NewReader(client)
 	srv := &Server{Backend: newBackend(&memory.Store{}, m)}
 	go func() { // ends when client is closed
-		p.done <- srv.ServeConn(t.Context(), server, authn.Transport{Remote: anywhere, Peer: &authn.Principal{}})
+		p.done <- srv.ServeConn(t.Context(), server, &authn.Transport{Remote: anywhere, Peer: &authn.Principal{}})
 	}()
 	t.Cleanup(func() { client.Close() })
 	p.want("+OK kpopd ready")

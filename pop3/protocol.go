@@ -21,11 +21,6 @@ const (
 // firstLine reads the first line, and refuses clients of other protocols. A
 // TLS hello has no line end to wait for.
 func (s *session) firstLine(ctx context.Context) ([]byte, error) {
-	if len(s.in.buffered()) == 0 {
-		if err := s.fill(ctx, s.readDeadline()); err != nil {
-			return nil, err
-		}
-	}
 	if got := s.in.buffered(); len(got) > 0 && got[0] == tlsRecord {
 		return nil, s.mismatch()
 	}

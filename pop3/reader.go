@@ -17,7 +17,7 @@ const (
 	// ticket of Windows can have 64 KiB, 88 KiB in base64.
 	maxSASL = 128 << 10
 
-	idleBuffer = 1 << 10 // what a session keeps to read into
+	idleBuffer = maxCommand // what a session keeps to read into
 )
 
 // reader holds what was received and not yet used: buf[r:w].

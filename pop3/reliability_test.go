@@ -227,7 +227,7 @@ func TestS20_NoSharedIdentity(t *testing.T) {
 func oneSession(ctx context.Context, w *world, user string, login func(*client.Client) error) error {
 	near, far := net.Pipe()
 	ended := make(chan error, 1)
-	go func() { ended <- w.server.ServeConn(ctx, far, w.t) }() // ends with the session
+	go func() { ended <- w.server.ServeConn(ctx, far, w.transport()) }() // ends with the session
 	defer func() { near.Close(); <-ended }()
 	c, err := client.New(ctx, near, nil)
 	if err != nil {

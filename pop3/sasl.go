@@ -53,7 +53,7 @@ func (s *session) listMechanisms() error {
 // exchange runs one attempt to its end. Refused, the session stands where it
 // stood before AUTH, a name given to USER included.
 func (s *session) exchange(ctx context.Context, mech string, initial []byte) error {
-	attempt, cancel := context.WithDeadline(ctx, s.loginDeadline())
+	attempt, cancel := s.attempt(ctx)
 	defer cancel()
 	l, err := s.srv.Backend.Start(attempt, s.t, mech)
 	if err == nil {

@@ -63,15 +63,16 @@ func (s *Server) drainTimeout() time.Duration { return cmp.Or(s.DrainTimeout, 30
 func (s *Server) maxFailures() int            { return cmp.Or(s.MaxFailures, 3) }
 
 // ServeConn runs one session on c and closes c. t is what is known of the
-// client before its first command; t.Stamp is made here.
+// client before its first command. It is the session's from now on, which
+// makes t.Stamp and keeps t.TLS up to date.
 //
 // Messages are removed when the client says QUIT, and in no other case. When
 // ctx is cancelled the session drains. The error is nil when the client left,
 // was told to go, idled out or was drained; otherwise it says what went wrong
-// on our side, which the log has as well. A panic of a store or a mechanism passes through, after the
-// maildrop was released and c closed.
-func (s *Server) ServeConn(ctx context.Context, c net.Conn, t authn.Transport) error {
-	return newSession(s, c, &t).run(ctx)
+// on our side, which the log has as well. A panic of a store or a mechanism
+// passes through, after the maildrop was released and c closed.
+func (s *Server) ServeConn(ctx context.Context, c net.Conn, t *authn.Transport) error {
+	return newSession(s, c, t).run(ctx)
 }
 
 // Trace is told what happens to sessions. Funcs may be nil; they run on the

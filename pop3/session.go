@@ -55,6 +55,10 @@ type session struct {
 	gone     map[int]bool  // asked for and found to be gone, by index
 
 	done SessionDone
+
+	end     *ending // how the session ended
+	cancel  context.CancelFunc
+	unwatch func() bool // stops waiting for a drain
 }
 
 func newSession(srv *Server, c net.Conn, t *authn.Transport) *session {
@@ -67,28 +71,45 @@ func newSession(srv *Server, c net.Conn, t *authn.Transport) *session {
 	return s
 }
 
-// run serves the session to its end and clears up, also when a handler panics:
-// the buffers that were borrowed are then lost to the pools, because something
-// may still hold on to them.
-func (s *session) run(ctx context.Context) (err error) {
-	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, func() { s.drain(cancel) })
-	end := &ending{reason: Panicked}
-	defer func() {
-		stop()
-		cancel()
-		s.finish(ctx, end)
-	}()
-	defer s.base.Close()
-	defer func() { err = errors.Join(err, s.releaseDrop()) }()
-	end = s.loop(work)
+// run serves the session to its end and clears up. An idle session stands on
+// this frame and those below it, so they hold no more than they must.
+func (s *session) run(ctx context.Context) error {
+	work := s.watch(ctx)
+	s.end = &ending{reason: Panicked}
+	defer s.cleanUp(ctx)
+	s.end = s.loop(work)
+	return s.leave()
+}
+
+// leave ends a session that has run out of commands.
+func (s *session) leave() error {
 	s.out.flush()
-	dropErr := s.releaseDrop() // before the client can see that the session is over
-	s.hangUp(end.reason)
-	if end.reason == Torn || end.reason == NoTLS {
-		return errors.Join(end, dropErr)
+	err := s.releaseDrop() // before the client can see that the session is over
+	s.hangUp(s.end.reason)
+	if s.end.reason == Torn || s.end.reason == NoTLS {
+		return errors.Join(s.end, err)
 	}
-	return dropErr
+	return err
+}
+
+// watch makes the session drain when ctx is cancelled. What it returns is the
+// context to work under: a drain cancels it later.
+func (s *session) watch(ctx context.Context) context.Context {
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s.cancel = cancel
+	s.unwatch = context.AfterFunc(ctx, func() { s.drain(cancel) })
+	return work
+}
+
+// cleanUp runs also when a handler panics: the buffers that were borrowed are
+// then lost to the pools, because something may still hold on to them, and
+// with the panic on its way nobody is left to tell of the maildrop's error.
+func (s *session) cleanUp(ctx context.Context) {
+	defer s.finish(ctx, s.end)
+	defer s.base.Close()
+	s.unwatch()
+	s.cancel()
+	_ = s.releaseDrop()
 }
 
 // releaseDrop frees the maildrop and removes nothing: a session that ends
@@ -117,7 +138,14 @@ func (s *session) loop(ctx context.Context) *ending {
 	s.armRead(s.loginDeadline()) // the first write may be what makes the TLS handshake
 	s.greet()
 	for s.state != closing {
-		err := s.next(ctx)
+		var err error
+		if len(s.in.buffered()) == 0 {
+			s.in.makeRoom(idleBuffer)
+			err = s.fill(ctx, s.readDeadline())
+		}
+		if err == nil {
+			err = s.next(ctx)
+		}
 		if err == nil {
 			continue
 		}

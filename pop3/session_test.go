@@ -374,7 +374,7 @@ func TestPanic(t *testing.T) {
 			recovered := make(chan any, 1)
 			go func() { // ends with the panic
 				defer func() { recovered <- recover() }()
-				srv.ServeConn(t.Context(), server, authn.Transport{Remote: anywhere})
+				srv.ServeConn(t.Context(), server, &authn.Transport{Remote: anywhere})
 			}()
 			go io.WriteString(client, "USER a\r\nPASS "+word+"\r\n"+say+"\r\n") // ends when it is read
 			io.Copy(io.Discard, client)
@@ -519,7 +519,7 @@ func idleHeap(t *testing.T) int64 {
 	for range n {
 		client, server := net.Pipe()
 		p := &peer{t: t, Conn: client, done: make(chan error, 1)}
-		go func() { p.done <- srv.ServeConn(t.Context(), server, authn.Transport{}) }() // ends when client is closed
+		go func() { p.done <- srv.ServeConn(t.Context(), server, &authn.Transport{}) }() // ends when client is closed
 		var greeting [64]byte
 		client.Read(greeting[:])
 		peers = append(peers, p)

@@ -207,7 +207,7 @@ func TestDrain(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				srv, done := traced(&Server{Backend: newBackend(&memory.Store{})})
 				client, server := net.Pipe()
-				go srv.ServeConn(ctx, server, authn.Transport{Remote: anywhere}) // ends by cancel
+				go srv.ServeConn(ctx, server, &authn.Transport{Remote: anywhere}) // ends by cancel
 				r := bufio.NewReader(client)
 				r.ReadString('\n')
 				for _, l := range tt.say {
@@ -249,7 +249,7 @@ func TestDrainDuringRetr(t *testing.T) {
 				drop := &endless{m: maildrop.Message{Size: size + 2}, size: size}
 				srv, done := traced(&Server{Backend: newBackend(openAs(drop)), DrainTimeout: 30 * time.Second})
 				client, server := net.Pipe()
-				go srv.ServeConn(ctx, slowly{server, tt.rate}, authn.Transport{Remote: anywhere}) // ends by QUIT
+				go srv.ServeConn(ctx, slowly{server, tt.rate}, &authn.Transport{Remote: anywhere}) // ends by QUIT
 				go io.WriteString(client, "USER a\r\nPASS "+word+"\r\nRETR 1\r\nDELE 1\r\nQUIT\r\n")
 				go func() { // ends with time
 					time.Sleep(8 * time.Second)
@@ -275,7 +275,7 @@ func TestDrainRace(t *testing.T) {
 		client, server := net.Pipe()
 		done := make(chan error, 1)
 		go func() {
-			done <- (&Server{Backend: newBackend(&memory.Store{})}).ServeConn(ctx, server, authn.Transport{})
+			done <- (&Server{Backend: newBackend(&memory.Store{})}).ServeConn(ctx, server, &authn.Transport{})
 		}()
 		go cancel()
 		io.Copy(io.Discard, client)

@@ -173,7 +173,7 @@ func (w *world) kinds() (ks []string) {
 // serve runs a session on c.
 func (w *world) serve(ctx context.Context, c net.Conn) {
 	w.sessions.Go(func() {
-		err := w.server.ServeConn(ctx, c, w.t)
+		err := w.server.ServeConn(ctx, c, w.transport())
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.errs = append(w.errs, err)
@@ -377,4 +377,10 @@ func socketPair(t testing.TB) (near, far net.Conn) {
 		t.Fatal(err)
 	}
 	return near, far
+}
+
+// transport is what a session of its own knows of its client.
+func (w *world) transport() *authn.Transport {
+	t := w.t
+	return &t
 }

@@ -49,7 +49,7 @@ func session(t *testing.T, m *Mechanism, o *client.Options) (*client.Client, *ba
 	served := make(chan struct{})
 	go func() { // ends with the connection
 		defer close(served)
-		_ = (&pop3.Server{Backend: b}).ServeConn(ctx, s, authn.Transport{})
+		_ = (&pop3.Server{Backend: b}).ServeConn(ctx, s, &authn.Transport{})
 		s.Close()
 	}()
 	t.Cleanup(func() { cancel(); c.Close(); <-served })

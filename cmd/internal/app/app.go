@@ -45,6 +45,7 @@ type Server struct {
 
 	sessions context.Context // cancelled when the server drains
 	drain    context.CancelFunc
+	trimming sync.WaitGroup
 
 	mu        sync.Mutex // guards what follows; a reload holds it
 	current   *assembly
@@ -73,6 +74,7 @@ func Start(ctx context.Context, file string, w io.Writer) (*Server, error) {
 		s.lines.Close()
 		return nil, err
 	}
+	s.trimming.Go(func() { trim(s.sessions, s.gate) }) // ended by Shutdown
 	s.log.Info("started", "configuration", file, "connections", limits(cfg).Connections)
 	return s, nil
 }
@@ -213,6 +215,7 @@ func (s *Server) Shutdown(now <-chan struct{}) {
 		l.Close()
 	}
 	s.drain()
+	s.trimming.Wait()
 	s.current.quit()
 	bound := time.NewTimer(s.current.cfg.Limits.DrainTimeout + drainSlack)
 	defer bound.Stop()

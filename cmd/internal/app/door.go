@@ -36,7 +36,7 @@ func (d *door) serve(ctx context.Context, admitted *listen.Conn) {
 	c, t := d.enter(ctx, admitted)
 	if c != nil {
 		// the engine has logged how the session ended, and why
-		_ = d.server.ServeConn(context.WithValue(ctx, admittedKey{}, admitted), c, *t)
+		_ = d.server.ServeConn(context.WithValue(ctx, admittedKey{}, admitted), c, t)
 	}
 }
 
