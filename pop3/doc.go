@@ -19,6 +19,8 @@
 // Replies leave when the session is about to wait for input, so that a batch
 // of pipelined commands is answered by one write. Buffers belong to commands:
 // an idle session holds one command line to read into and nothing to write from.
+// Before login the largest are 96 KiB for a line of an AUTH exchange and 4 KiB
+// for replies: only listings and messages get a larger one.
 //
 // A message goes out in one pass. A line ends at LF; an LF without a CR before
 // it is sent as CRLF, and a CR without an LF after it is an ordinary octet

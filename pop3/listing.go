@@ -50,6 +50,10 @@ func (s *session) uidl(_ context.Context, a args) error {
 	return s.listing(a, func(w *writer, m *maildrop.Message) { w.str(m.UID) })
 }
 
+// shortListing is how many messages fit into a small buffer, with unique-ids
+// of 70 octets.
+const shortListing = 50
+
 // listing shows one message, or all that are not deleted, with a column.
 func (s *session) listing(a args, column func(*writer, *maildrop.Message)) error {
 	ms := s.drop.Messages()
@@ -63,6 +67,9 @@ func (s *session) listing(a args, column func(*writer, *maildrop.Message)) error
 		return nil
 	}
 	s.okCounts()
+	if s.count > shortListing {
+		s.out.enlarge()
+	}
 	for i := range ms {
 		if s.isDeleted(i) {
 			continue

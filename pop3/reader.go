@@ -14,8 +14,9 @@ const (
 	// RFC 2449 section 4, and room for long passwords.
 	maxCommand = 512
 	// maxSASL is the longest line of an AUTH command or its responses. A
-	// ticket of Windows can have 64 KiB, 88 KiB in base64.
-	maxSASL = 128 << 10
+	// ticket of Windows can have 64 KiB, 88 KiB in base64. With what TLS holds
+	// a session stays below 128 KiB.
+	maxSASL = 96 << 10
 
 	idleBuffer = maxCommand // what a session keeps to read into
 )

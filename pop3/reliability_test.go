@@ -3,6 +3,7 @@ package pop3_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -173,30 +174,74 @@ func TestS07_BrokenOffAnywhere(t *testing.T) {
 	}
 }
 
-// A line that never ends is not kept: 64 KiB a connection before login, 128
-// KiB inside an exchange.
-func TestS10_EndlessLine(t *testing.T) {
-	for begin, limit := range map[string]uint64{"": 64 << 10, "USER ": 64 << 10, "PASS ": 64 << 10, "AUTH PLAIN ": 256 << 10, "AUTH PLAIN\r\n": 256 << 10} {
-		synctest.Test(t, func(t *testing.T) {
-			w := newWorld()
-			w.server.Log = nil
-			c := w.dial(t)
-			go io.Copy(io.Discard, c) // ends with the connection
-			io.WriteString(c.Conn(), begin)
-			before := heap()
-			chunk := bytes.Repeat([]byte("A"), 1<<20)
-			for range 20 {
-				if _, err := c.Conn().Write(chunk); err != nil {
-					t.Fatal(err)
-				}
-			}
-			synctest.Wait()
-			if after := heap(); after > before+limit {
-				t.Errorf("%q and 20 MiB: the heap grew by %d KiB", begin, (after-before)>>10)
-			}
-		})
+// Who has not logged in holds no more than 64 KiB of memory, or 128 KiB inside
+// an exchange, TLS included: neither with a line that never ends nor with
+// commands whose replies are not read.
+func TestS10_MemoryBeforeLogin(t *testing.T) {
+	const (
+		any     = 64 << 10
+		inAUTH  = 128 << 10
+		endless = 20 << 20
+	)
+	testCert()
+	capas := strings.Repeat("CAPA\r\n", 50_000)
+	for _, tt := range []struct {
+		name  string
+		say   string
+		more  int // octets of a line that does not end
+		limit int64
+	}{
+		{"a line without end", "", endless, any},
+		{"a name without end", "USER ", endless, any},
+		{"a password without end", "USER alice\r\nPASS ", endless, any},
+		{"all of a command line but its end", "USER ", 500, any},
+		{"replies that nobody reads", capas, 0, any},
+		{"an initial response without end", "AUTH PLAIN ", endless, inAUTH},
+		{"a response without end", "AUTH PLAIN\r\n", endless, inAUTH},
+		{"half of the longest response", "AUTH PLAIN\r\n", 48<<10 + 1, inAUTH},
+		{"all of the longest initial response but its end", "AUTH PLAIN ", 96<<10 - 13, inAUTH},
+		{"all of the longest response but its end", "AUTH PLAIN\r\n", 96<<10 - 2, inAUTH},
+		{"a long response and replies that nobody reads", "AUTH X-UNKNOWN " + strings.Repeat("A", 64<<10) + "\r\n" + capas, 0, inAUTH},
+	} {
+		for _, under := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/TLS %t", tt.name, under), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					w := newWorld()
+					w.server.Log = nil
+					c := w.dial(t)
+					if under {
+						if err := c.StartTLS(t.Context(), &tls.Config{InsecureSkipVerify: true}); err != nil {
+							t.Fatal(err)
+						}
+					}
+					say := []byte(tt.say)
+					before := int64(heap())
+					go func() { // ends with the connection, which is blocked or waits for more
+						c.Conn().Write(say)
+						for left := tt.more; left > 0; left -= len(as) {
+							c.Conn().Write(as[:min(left, len(as))])
+						}
+					}()
+					synctest.Wait()
+					if tt.more > 0 && strings.Contains(tt.say, "\r\n") {
+						io.ReadFull(c, make([]byte, 1)) // the reply to the line before
+						synctest.Wait()
+					}
+					limit := tt.limit
+					if under {
+						limit += 17 << 10 // the record that the client is writing
+					}
+					if grown := int64(heap()) - before; grown > limit {
+						t.Errorf("the heap grew by %d octets", grown)
+					}
+				})
+			})
+		}
 	}
 }
+
+// as is a piece of a line.
+var as = bytes.Repeat([]byte("A"), 32<<10)
 
 // Sessions that run side by side and one after the other, on buffers from one
 // pool, each see their own user and mail.

@@ -15,8 +15,10 @@ var (
 	bodyBuffers  = sync.Pool{New: func() any { return new([bodyBuffer]byte) }}
 )
 
-// writer collects replies in a buffer borrowed from the pools: a small one,
-// exchanged for a large one when it is full. It has none after flush.
+// writer collects replies in a buffer borrowed from the pools, and sends them
+// when it is full. The buffer is a small one, so that a client that reads
+// nothing costs no more, unless enlarge is called for a listing or a message.
+// There is none after flush.
 type writer struct {
 	send  func([]byte) error
 	buf   []byte // what waits to be sent; the array is small or large
@@ -25,19 +27,15 @@ type writer struct {
 	err   error // of the first write that went wrong; nothing is sent after it
 }
 
-// reserve makes room for n octets, n far below bodyBuffer.
+// reserve makes room for n octets, at most replyBuffer.
 func (w *writer) reserve(n int) {
-	if cap(w.buf)-len(w.buf) >= n {
-		return
-	}
 	switch {
-	case w.large != nil:
+	case cap(w.buf)-len(w.buf) >= n:
+	case w.buf != nil:
 		w.push()
-	case w.small == nil && n <= replyBuffer:
+	default:
 		w.small = replyBuffers.Get().(*[replyBuffer]byte)
 		w.buf = w.small[:0]
-	default:
-		w.enlarge()
 	}
 }
 
