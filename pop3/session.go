@@ -330,8 +330,8 @@ func (s *session) armRead(d time.Time) {
 	}
 }
 
-func (s *session) armWrite() {
-	d := time.Now().Add(s.srv.writeTimeout())
+// armWrite sets the write deadline, no later than the end of a drain.
+func (s *session) armWrite(d time.Time) {
 	s.base.SetWriteDeadline(d)
 	if by := s.drainBy.Load(); by != 0 && by < d.UnixNano() {
 		s.base.SetWriteDeadline(time.Unix(0, by))
@@ -352,7 +352,7 @@ func (s *session) drain(cancel context.CancelFunc) {
 // in time is cut: at the default that is one that takes less than a kibibyte
 // a second for a minute.
 func (s *session) send(p []byte) error {
-	s.armWrite()
+	s.armWrite(time.Now().Add(s.srv.writeTimeout()))
 	n, err := s.conn.Write(p)
 	s.done.Octets += int64(n)
 	switch {

@@ -33,9 +33,12 @@ func (s *session) startTLS(ctx context.Context) error {
 	by := s.loginDeadline()
 	ctx, cancel := context.WithDeadline(ctx, by)
 	defer cancel()
-	s.base.SetWriteDeadline(by)
+	s.armWrite(by)
 	s.armRead(by)
 	tc, endPoint, err := s.srv.StartTLS(ctx, s.conn)
+	if err != nil && s.drainBy.Load() != 0 {
+		return &ending{Drained, err}
+	}
 	if err != nil {
 		return &ending{NoTLS, err}
 	}

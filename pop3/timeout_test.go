@@ -3,6 +3,7 @@ package pop3
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -225,6 +226,42 @@ func TestDrain(t *testing.T) {
 				}
 				client.Close()
 			})
+		})
+	}
+}
+
+// TestDrainDuringHandshake: a handshake is input as well. A session that is
+// drained in it, or before it has begun, ends at once and is no failure.
+func TestDrainDuringHandshake(t *testing.T) {
+	t.Parallel()
+	cfg := certificate(t)
+	for _, hello := range []string{"", "\x16\x03\x01\x02"} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			srv, done := traced(&Server{Backend: newBackend(&memory.Store{})})
+			srv.StartTLS = func(ctx context.Context, c net.Conn) (*tls.Conn, []byte, error) {
+				tc := tls.Server(c, cfg)
+				return tc, nil, tc.HandshakeContext(ctx)
+			}
+			client, server := net.Pipe()
+			served := make(chan error, 1)
+			go func() { served <- srv.ServeConn(ctx, server, &authn.Transport{Remote: anywhere}) }() // ends by cancel
+			r := bufio.NewReader(client)
+			r.ReadString('\n')
+			io.WriteString(client, "STLS\r\n")
+			r.ReadString('\n')
+			io.WriteString(client, hello)
+			synctest.Wait()
+			start := time.Now()
+			cancel()
+			rest, _ := io.ReadAll(r)
+			if d := <-done; len(rest) > 0 || time.Since(start) > 0 || d.Reason != Drained {
+				t.Errorf("%q: said %q, ended after %v by %s", hello, rest, time.Since(start), d.Reason)
+			}
+			if err := <-served; err != nil {
+				t.Errorf("%q: %v", hello, err)
+			}
+			client.Close()
 		})
 	}
 }
