@@ -2,18 +2,22 @@ package pop3
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/hmac"
+	"crypto/md5"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"math/big"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -23,6 +27,8 @@ import (
 	"time"
 
 	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/authn/cram"
+	"github.com/kpopd/kpopd/authn/plain"
 	"github.com/kpopd/kpopd/maildrop"
 	"github.com/kpopd/kpopd/maildrop/memory"
 )
@@ -175,25 +181,96 @@ func BenchmarkBatch(b *testing.B) {
 	p.ended()
 }
 
-// BenchmarkSession is connect, login, STAT, QUIT, each command a round trip,
-// with the client in the same process. TLS makes a full handshake.
-func BenchmarkSession(b *testing.B) {
-	cfg := certificate(b)
-	user := "USER alice\r\nPASS " + word + "\r\n"
-	b.Run("tcp/USER", func(b *testing.B) { sessions(b, nil, user) })
-	b.Run("tcp/PLAIN", func(b *testing.B) { sessions(b, nil, "AUTH PLAIN "+plainMessage("alice", word)+"\r\n") })
-	b.Run("tls/USER", func(b *testing.B) { sessions(b, cfg, user) })
+// keeper is a verifier that has a secret for every login as well.
+type keeper struct{ anyone }
+
+func (keeper) Secret(_ context.Context, login, _ string) (authn.Password, *authn.Identity, error) {
+	return authn.Password(word), &authn.Identity{User: login}, nil
 }
 
-func sessions(b *testing.B, cfg *tls.Config, login string) {
-	srv := &Server{Backend: newBackend(&memory.Store{})}
+// logins are what a client says for each mechanism. ask sends a line and
+// returns the reply without its end.
+var logins = []struct {
+	mech string
+	in   func(greeting string, ask func(line string) (reply string))
+}{
+	{"USER", func(_ string, ask func(string) string) { ask("USER alice"); ask("PASS " + word) }},
+	{"PLAIN", func(_ string, ask func(string) string) { ask("AUTH PLAIN " + plainMessage("alice", word)) }},
+	{"LOGIN", func(_ string, ask func(string) string) {
+		ask("AUTH LOGIN")
+		ask(base64.StdEncoding.EncodeToString([]byte("alice")))
+		ask(base64.StdEncoding.EncodeToString([]byte(word)))
+	}},
+	{"APOP", func(greeting string, ask func(string) string) {
+		sum := md5.Sum([]byte(greeting[strings.IndexByte(greeting, '<'):] + word))
+		ask("APOP alice " + hex.EncodeToString(sum[:]))
+	}},
+	{"CRAM-MD5", func(_ string, ask func(string) string) {
+		challenge, _ := base64.StdEncoding.DecodeString(ask("AUTH CRAM-MD5")[len("+ "):])
+		mac := hmac.New(md5.New, []byte(word))
+		mac.Write(challenge)
+		ask(base64.StdEncoding.EncodeToString([]byte("alice " + hex.EncodeToString(mac.Sum(nil)))))
+	}},
+}
+
+// BenchmarkLogin is connect, login, STAT, QUIT, each command a round trip,
+// with the client in the same process. TLS makes a full handshake.
+func BenchmarkLogin(b *testing.B) {
+	for _, sec := range []string{"tcp", "tls"} {
+		var cfg *tls.Config
+		if sec == "tls" {
+			cfg = certificate(b)
+		}
+		for _, l := range logins {
+			b.Run(sec+"/"+l.mech, func(b *testing.B) { login(b, cfg, l.in) })
+		}
+	}
+}
+
+func login(b *testing.B, cfg *tls.Config, in func(string, func(string) string)) {
+	chain := authn.Chain{{Verifier: keeper{}}}
+	backend := newBackend(&memory.Store{})
+	backend.Offers = append(newOffers(chain), plain.LOGIN(chain), plain.APOP(chain), cram.New(chain, "pop.example"))
+	addr := listen(b, &Server{Backend: backend}, cfg)
+	r := bufio.NewReader(nil)
+	b.ReportAllocs()
+	for b.Loop() {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if cfg != nil {
+			c = tls.Client(c, &tls.Config{InsecureSkipVerify: true})
+		}
+		r.Reset(c)
+		greeting, err := r.ReadString('\n')
+		if err != nil {
+			b.Fatal(err)
+		}
+		ask := func(line string) string {
+			io.WriteString(c, line+"\r\n")
+			reply, err := r.ReadString('\n')
+			if err != nil || reply[0] != '+' {
+				b.Fatalf("%q: %q, %v", line, reply, err)
+			}
+			return strings.TrimSuffix(reply, "\r\n")
+		}
+		in(strings.TrimSuffix(greeting, "\r\n"), ask)
+		ask("STAT")
+		ask("QUIT")
+		c.Close()
+	}
+}
+
+// listen serves srv on a port of loopback until b is over.
+func listen(b *testing.B, srv *Server, cfg *tls.Config) (addr string) {
+	b.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
 	}
 	var running sync.WaitGroup
-	defer running.Wait()
-	defer l.Close()
+	b.Cleanup(func() { l.Close(); running.Wait() })
 	running.Go(func() {
 		for {
 			c, err := l.Accept()
@@ -206,28 +283,7 @@ func sessions(b *testing.B, cfg *tls.Config, login string) {
 			running.Go(func() { srv.ServeConn(context.Background(), c, &authn.Transport{Remote: anywhere}) })
 		}
 	})
-	script := strings.SplitAfter(login+"STAT\r\nQUIT\r\n", "\n")
-	script = script[:len(script)-1]
-	r := bufio.NewReader(nil)
-	b.ReportAllocs()
-	for b.Loop() {
-		c, err := net.Dial("tcp", l.Addr().String())
-		if err != nil {
-			b.Fatal(err)
-		}
-		if cfg != nil {
-			c = tls.Client(c, &tls.Config{InsecureSkipVerify: true})
-		}
-		r.Reset(c)
-		r.ReadSlice('\n')
-		for _, cmd := range script {
-			io.WriteString(c, cmd)
-			if l, err := r.ReadSlice('\n'); err != nil || !bytes.HasPrefix(l, []byte("+OK")) {
-				b.Fatalf("%q: %q, %v", cmd, l, err)
-			}
-		}
-		c.Close()
-	}
+	return l.Addr().String()
 }
 
 // BenchmarkListing is UIDL of a large maildrop.
@@ -247,37 +303,80 @@ func BenchmarkListing(b *testing.B) {
 }
 
 // BenchmarkIdle reports what an authenticated session holds while it waits:
-// heap and stack, without what the kernel holds. Of the clients only the
-// sockets are left.
+// heap and stack, without what the kernel holds. The clients are in a process
+// of their own, which has the other 10,000 descriptors.
 func BenchmarkIdle(b *testing.B) {
 	cfg := certificate(b)
 	b.Run("tcp", func(b *testing.B) { idle(b, nil) })
 	b.Run("tls", func(b *testing.B) { idle(b, cfg) })
 }
 
+const idleSessions = 10_000
+
 func idle(b *testing.B, cfg *tls.Config) {
-	const sessions = 9000 // two descriptors each, and 20,000 is a usual limit
-	srv := &Server{Backend: newBackend(openAs(&files{}))}
+	addr := listen(b, &Server{Backend: newBackend(openAs(&files{}))}, cfg)
+	exe, err := os.Executable()
+	if err != nil {
+		b.Fatal(err)
+	}
 	for b.Loop() {
 		before := memoryInUse()
-		clients := make([]net.Conn, sessions)
-		var all sync.WaitGroup
-		for i := range clients {
-			client, server := loopback(b)
-			clients[i] = client
-			if cfg != nil {
-				client, server = tls.Client(client, &tls.Config{InsecureSkipVerify: true}), tls.Server(server, cfg)
-			}
-			all.Go(func() { srv.ServeConn(context.Background(), server, &authn.Transport{Remote: anywhere}) })
-			p := &peer{t: b, Conn: client, r: bufio.NewReader(client)}
-			p.loginFast()
+		clients := exec.Command(exe)
+		clients.Env = append(os.Environ(), fmt.Sprintf("%s=%s %t", idleEnv, addr, cfg != nil))
+		clients.Stderr = os.Stderr
+		leave, err := clients.StdinPipe()
+		if err != nil {
+			b.Fatal(err)
 		}
-		b.ReportMetric(float64(memoryInUse()-before)/sessions, "octets/session")
-		for _, c := range clients {
-			c.Close()
+		said, err := clients.StdoutPipe()
+		if err != nil {
+			b.Fatal(err)
 		}
-		all.Wait()
+		if err := clients.Start(); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.ReadFull(said, make([]byte, 1)); err != nil { // all are logged in
+			b.Fatal(err)
+		}
+		b.ReportMetric(float64(memoryInUse()-before)/idleSessions, "octets/session")
+		leave.Close()
+		if err := clients.Wait(); err != nil {
+			b.Fatal(err)
+		}
 	}
+}
+
+// idleEnv tells the process of the clients of BenchmarkIdle where to go.
+const idleEnv = "KPOPD_TEST_IDLE_CLIENTS"
+
+// idleClients logs in 10,000 times at to, an address and whether to speak TLS,
+// and leaves when standard input ends.
+func idleClients(to string) error {
+	addr, sec, _ := strings.Cut(to, " ")
+	clients := make([]net.Conn, idleSessions)
+	for i := range clients {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			return err
+		}
+		if sec == "true" {
+			c = tls.Client(c, &tls.Config{InsecureSkipVerify: true})
+		}
+		clients[i] = c
+		r := bufio.NewReader(c)
+		for _, line := range []string{"", "USER alice\r\n", "PASS " + word + "\r\n"} {
+			io.WriteString(c, line)
+			if reply, err := r.ReadString('\n'); err != nil || reply[0] != '+' {
+				return fmt.Errorf("session %d: %.4s: %q, %w", i, line, reply, err)
+			}
+		}
+	}
+	if _, err := io.WriteString(os.Stdout, "."); err != nil {
+		return err
+	}
+	_, err := io.Copy(io.Discard, os.Stdin)
+	runtime.KeepAlive(clients)
+	return err
 }
 
 func memoryInUse() int64 {
