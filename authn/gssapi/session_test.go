@@ -29,7 +29,7 @@ func (b *backend) Open(ctx context.Context, id *authn.Identity) (maildrop.Drop, 
 }
 
 // session is a POP3 session with m, over TCP.
-func session(t *testing.T, m *Mechanism, o *client.Options) (*client.Client, *backend) {
+func session(t testing.TB, m *Mechanism, o *client.Options) (*client.Client, *backend) {
 	t.Helper()
 	b := &backend{Policy: &authn.Policy{Name: "test", Offers: []authn.Mechanism{m}}}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -171,5 +171,25 @@ func BenchmarkLogin(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkSession is connect, login, STAT, QUIT over TCP, each a round trip,
+// with a ticket that is there and the client in the same process.
+func BenchmarkSession(b *testing.B) {
+	s := newSite(b, 20)
+	m := &Mechanism{Acceptor: s.acceptor, Chain: chain}
+	b.ReportAllocs()
+	for b.Loop() {
+		c, _ := session(b, m, nil)
+		if err := c.Auth(b.Context(), s.newClient(b, Options{Mutual: true})); err != nil {
+			b.Fatal(err)
+		}
+		if _, _, err := c.Stat(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		if err := c.Quit(b.Context()); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
