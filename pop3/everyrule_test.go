@@ -15,9 +15,10 @@ import (
 	"testing"
 )
 
-// lastRule is the last of the rules that a server of POP3 has to keep; those
-// with higher numbers are of mechanisms, sessions and KPOP.
-const lastRule = 157
+// ranges are the rules that have to be kept, first and last: of POP3, of
+// sessions and locks, of hostile peers and KPOP. Those between are of
+// mechanisms, some of which do not exist yet, and of migration.
+var ranges = [][2]int{{1, 157}, {171, 176}, {181, 200}}
 
 // untested are the rules that no test can show, with the reason.
 var untested = map[int]string{
@@ -58,15 +59,17 @@ func TestEveryRuleHasATest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for rule := 1; rule <= lastRule; rule++ {
-		why, excepted := untested[rule]
-		switch {
-		case excepted && len(found[rule]) > 0:
-			t.Errorf("rule %d is excepted and has the test %s", rule, found[rule][0])
-		case excepted:
-			t.Logf("rule %03d: none: %s", rule, why)
-		case len(found[rule]) == 0:
-			t.Errorf("rule %d has no test", rule)
+	for _, r := range ranges {
+		for rule := r[0]; rule <= r[1]; rule++ {
+			why, excepted := untested[rule]
+			switch {
+			case excepted && len(found[rule]) > 0:
+				t.Errorf("rule %d is excepted and has the test %s", rule, found[rule][0])
+			case excepted:
+				t.Logf("rule %03d: none: %s", rule, why)
+			case len(found[rule]) == 0:
+				t.Errorf("rule %d has no test", rule)
+			}
 		}
 	}
 	for _, rule := range slices.Sorted(maps.Keys(found)) {

@@ -2,6 +2,7 @@ package pop3_test
 
 import (
 	"bufio"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -43,8 +44,9 @@ func TestFault01_Courier(t *testing.T) {
 }
 
 // Stalwart listed and sent what was deleted, took message 0, counted the lines
-// of TOP wrongly, took UTF8 after login, cut passwords at a blank, refused
-// SASL lines over 1024 octets and had sizes of 32 bits.
+// of TOP wrongly, took UTF8 after login, wrote no space before unique-ids, cut
+// passwords at a blank, refused SASL lines over 1024 octets and had sizes of 32
+// bits.
 func TestFault02_Stalwart(t *testing.T) {
 	t.Parallel()
 	w := newWorld()
@@ -65,7 +67,17 @@ C: RETR 0
 S~ -ERR .*`)
 	w.store.Deliver("alice", "a: b\n\nfirst\nsecond\n")
 	d := &oddDrop{messages: []maildrop.Message{{UID: "1", Size: 5 << 30}}}
-	c := w.login(t)
+	long := base64.StdEncoding.EncodeToString([]byte(strings.Repeat("z", 2000) + "\x00alice\x00open sesame"))
+	var se *client.ServerError
+	c := w.dial(t)
+	if _, err := c.Cmd(t.Context(), "AUTH PLAIN "+long); !errors.As(err, &se) || se.Code != "AUTH" {
+		t.Errorf("a response of %d octets: %v", len(long), err)
+	}
+	c.Close()
+	c = w.login(t)
+	if uid, err := c.Cmd(t.Context(), "UIDL 1"); uid != "1 1" || err != nil {
+		t.Errorf("UIDL 1: %q, %v", uid, err)
+	}
 	if all := retrAll(t, c, "TOP N 0"); all[0] != "a: b\r\n\r\n" {
 		t.Errorf("TOP 1 0 sends %q", all[0])
 	}
@@ -195,8 +207,8 @@ func TestFault07_Qmail(t *testing.T) {
 	}
 }
 
-// hMailServer unlocked somebody else's maildrop at a QUIT before login, and
-// answered +ERR.
+// hMailServer unlocked somebody else's maildrop at a QUIT before login,
+// answered +ERR, and wrote sizes as numbers of 32 bits.
 func TestFault08_HMailServer(t *testing.T) {
 	t.Parallel()
 	w := newWorld()
@@ -216,6 +228,10 @@ func TestFault08_HMailServer(t *testing.T) {
 		if _, err := first.Cmd(t.Context(), command); !errors.As(err, &se) {
 			t.Errorf("%s: %v", command, err)
 		}
+	}
+	w.has(&oddDrop{messages: []maildrop.Message{{UID: "1", Size: 1<<31 + 1}}})
+	if got, err := w.login(t).Cmd(t.Context(), "LIST 1"); got != "1 2147483649" || err != nil {
+		t.Errorf("LIST 1: %q, %v", got, err)
 	}
 }
 
@@ -244,6 +260,13 @@ C: STLS
 S: +OK Begin TLS`)
 	if _, err := w.dial(t).Cmd(t.Context(), "USER alice"); err == nil {
 		t.Error("a connection in the clear may send passwords after another one had TLS")
+	}
+	w = newWorld()
+	w.store.Deliver("alice", "Subject: one\n\n")
+	c := w.login(t)
+	c.Dele(t.Context(), 1)
+	if list, err := c.List(t.Context()); len(list) > 0 || err != nil {
+		t.Errorf("LIST shows %v, %v", list, err)
 	}
 }
 

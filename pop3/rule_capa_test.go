@@ -108,8 +108,8 @@ func TestRule088_NoLoginDelay(t *testing.T) {
 
 func TestRule089_LoginDelayNotAnnounced(t *testing.T) { notAnnounced(t, "LOGIN-DELAY") }
 
-// Nothing expires: no day count is announced, and a message that was
-// retrieved stays.
+// Nothing expires, so no day count is announced. That a retrieved message
+// stays is shown for rule 80.
 func TestRule090_ExpireNotAnnounced(t *testing.T) { notAnnounced(t, "EXPIRE") }
 
 func TestRule091_Pipelining(t *testing.T) { play(t, "rule091-*.txt") }
