@@ -19,7 +19,7 @@ const (
 	secret   flag = 1 << iota // the arguments never reach a log and are wiped
 	password                  // the rest of the line is one argument, and the name given to USER is used up
 	keepUser                  // may stand between USER and PASS
-	reads                     // reads on, so that its arguments are not there any more when it returns
+	reads                     // reads on, so that it wipes its arguments itself: they are not there any more when it returns
 )
 
 // args are the arguments of a command, valid until it returns.

@@ -18,24 +18,30 @@ func (s *session) auth(ctx context.Context, a args) error {
 	if len(a) == 0 {
 		return s.listMechanisms()
 	}
+	mech, initial, err := s.begin(a)
+	if err != nil {
+		clear(a[len(a)-1]) // what a client takes for an initial response
+		return err
+	}
+	return s.exchange(ctx, mech, initial)
+}
+
+// begin reads the arguments of AUTH: the mechanism, and the initial response,
+// nil when there is none.
+func (s *session) begin(a args) (mech string, initial []byte, err error) {
 	if len(a[0]) > maxMechanism {
-		return errNoMechanism
+		return "", nil, errNoMechanism
 	}
-	mech := s.mechanism(strings.ToUpper(string(a[0])))
-	if mech == nil || mech.Traits()&authn.Command != 0 {
-		return errNoMechanism
+	m := s.mechanism(strings.ToUpper(string(a[0])))
+	switch {
+	case m == nil || m.Traits()&authn.Command != 0:
+		return "", nil, errNoMechanism
+	case len(a) == 2 && m.Traits()&authn.ServerFirst != 0:
+		return "", nil, errNoInitial
+	case len(a) == 2:
+		initial, err = decodeInitial(a[1])
 	}
-	var initial []byte
-	if len(a) == 2 {
-		if mech.Traits()&authn.ServerFirst != 0 {
-			return errNoInitial
-		}
-		var err error
-		if initial, err = decodeInitial(a[1]); err != nil {
-			return err
-		}
-	}
-	return s.exchange(ctx, mech.Name(), initial)
+	return m.Name(), initial, err
 }
 
 func (s *session) listMechanisms() error {

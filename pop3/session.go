@@ -214,14 +214,15 @@ func (s *session) dispatch(ctx context.Context, line []byte) error {
 		return errUnknownCommand
 	}
 	a, err := s.check(cmd, text, spaced)
-	if err == nil {
+	ran := err == nil
+	if ran {
 		s.logCommand(ctx, cmd, text)
 		err = cmd.run(s, ctx, a)
 	}
 	if cmd.flags&password != 0 {
 		s.username = ""
 	}
-	if cmd.flags&(secret|reads) == secret {
+	if cmd.flags&secret != 0 && !(ran && cmd.flags&reads != 0) {
 		clear(text)
 	}
 	if err == nil && s.state == transaction {
