@@ -113,7 +113,7 @@ func kindOf(err error) authn.Kind {
 func (s *session) challenge(c []byte) {
 	s.out.str("+ ")
 	for len(c) > 0 {
-		n := min(len(c), 3<<10) // whole groups of three octets
+		n := min(len(c), 3<<9) // whole groups of three octets
 		s.out.reserve(base64.StdEncoding.EncodedLen(n))
 		s.out.buf = base64.StdEncoding.AppendEncode(s.out.buf, c[:n])
 		c = c[n:]

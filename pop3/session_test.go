@@ -677,3 +677,17 @@ func TestUserThenPass(t *testing.T) {
 		})
 	}
 }
+
+// TestLongChallenge: the plus leaves together with what follows it.
+func TestLongChallenge(t *testing.T) {
+	t.Parallel()
+	var writes [][]byte
+	s := &session{}
+	s.out.send = func(p []byte) error { writes = append(writes, bytes.Clone(p)); return nil }
+	c := bytes.Repeat([]byte("c"), 20_000)
+	s.challenge(c)
+	s.out.flush()
+	if got, want := string(bytes.Join(writes, nil)), "+ "+base64.StdEncoding.EncodeToString(c)+"\r\n"; got != want || len(writes[0]) < 1000 {
+		t.Errorf("%d octets, %d of them in the first write; want %d", len(got), len(writes[0]), len(want))
+	}
+}
