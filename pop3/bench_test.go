@@ -96,6 +96,9 @@ func (p *peer) loginFast() {
 	p.want("+OK")
 }
 
+// BenchmarkRetr is one message after the other, with the client in the same
+// process. On TLS the allocations that grow with the size are the client's,
+// one for each record it reads; TestRetrAllocations counts those of a session.
 func BenchmarkRetr(b *testing.B) {
 	line := strings.Repeat("x", 70)
 	cfg := certificate(b)

@@ -265,27 +265,31 @@ func TestOneLongLine(t *testing.T) {
 	}
 }
 
-// TestRetrAllocations: the number of allocations does not grow with the size.
+// TestRetrAllocations: the number of allocations does not grow with the size,
+// in wire form or not.
 func TestRetrAllocations(t *testing.T) {
-	for _, size := range []int{1 << 10, 1 << 20, 8 << 20} {
-		text := strings.Repeat(strings.Repeat("x", 71)+"\n", size/72)
-		m := maildrop.Message{}
-		m.Size, m.WireForm, _ = maildrop.Measure(strings.NewReader(text))
-		s := &session{}
-		s.out.send = func([]byte) error { return nil }
-		body := strings.NewReader(text)
-		s.drop = &oneDrop{m: m, body: body}
-		allocs := testing.AllocsPerRun(10, func() {
-			body.Reset(text)
-			if err := s.sendMessage(t.Context(), 0, allLines); err != nil {
-				t.Fatal(err)
+	for _, end := range []string{"\n", "\r\n"} {
+		for _, size := range []int{1 << 10, 1 << 20, 8 << 20} {
+			if n := retrAllocations(t, strings.Repeat(strings.Repeat("x", 71)+end, size/72)); n > 10 {
+				t.Errorf("%d octets with %q: %v allocations", size, end, n)
 			}
-			s.out.flush()
-		})
-		if allocs > 10 {
-			t.Errorf("%d octets: %v allocations", size, allocs)
 		}
 	}
+}
+
+func retrAllocations(t *testing.T, text string) float64 {
+	m := maildrop.Message{}
+	m.Size, m.WireForm, _ = maildrop.Measure(strings.NewReader(text))
+	body := strings.NewReader(text)
+	s := &session{drop: &oneDrop{m: m, body: body}}
+	s.out.send = func([]byte) error { return nil }
+	return testing.AllocsPerRun(10, func() {
+		body.Reset(text)
+		if err := s.sendMessage(t.Context(), 0, allLines); err != nil {
+			t.Fatal(err)
+		}
+		s.out.flush()
+	})
 }
 
 // TestPooledBuffers: what a session left in a buffer never reaches another.
