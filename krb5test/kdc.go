@@ -110,6 +110,15 @@ func (k *KDC) AddService(name string, enctypes ...int32) {
 	k.put(p)
 }
 
+// Alias gives a service a second name under the keys that it has now, as all
+// services of one account of Active Directory have the same.
+func (k *KDC) Alias(name, of string) {
+	n, realm := k.split(name)
+	var keys []key
+	k.change(of, func(p *principal) { keys = slices.Clone(p.keys) })
+	k.put(&principal{name: n, realm: realm, keys: keys})
+}
+
 func randomKeys(kvno int, enctypes []int32) []key {
 	if len(enctypes) == 0 {
 		enctypes = krb5.DefaultEnctypes()

@@ -385,8 +385,7 @@ func flatten(elements types.AuthorizationData) []AuthData {
 
 // checkReplay is the one step that remembers the request.
 func (r *request) checkReplay(ctx context.Context) error {
-	t := &r.msg.Ticket
-	tag := replayTag(nameOf(t.SName, t.Realm), nameOf(r.tkt.CName, r.tkt.CRealm), r.auth.CTime, r.auth.Cusec, r.msg.EncryptedAuthenticator.Cipher)
+	tag := replayTag(nameOf(r.tkt.CName, r.tkt.CRealm), r.auth.CTime, r.auth.Cusec, r.msg.EncryptedAuthenticator.Cipher)
 	// The authenticator passes checkTimes until ctime+skew, which is 2*skew from
 	// now when the client's clock runs ahead. The rest is for a skew that is
 	// configured larger meanwhile, and for a clock of ours that is set back.

@@ -18,6 +18,6 @@ const (
 var AppendReplay = appendReplay
 
 // ReplayTag makes the tag of an authenticator.
-func ReplayTag(service []string, serviceRealm string, client []string, clientRealm string, ctime time.Time, cusec int, cipher []byte) [32]byte {
-	return replayTag(name{service, serviceRealm}, name{client, clientRealm}, ctime, cusec, cipher)
+func ReplayTag(client []string, clientRealm string, ctime time.Time, cusec int, cipher []byte) [32]byte {
+	return replayTag(name{client, clientRealm}, ctime, cusec, cipher)
 }

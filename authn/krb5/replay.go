@@ -18,10 +18,12 @@ type ReplayCache interface {
 }
 
 // replayTag covers all that tells one request from another, each part with its
-// length, so that no two requests run together.
-func replayTag(service, client name, ctime time.Time, cusec int, cipher []byte) [32]byte {
+// length, so that no two requests run together. All of it was sealed: a part
+// that can be changed on the way, as the service's name can where several have
+// one key, would make a new request of a replay.
+func replayTag(client name, ctime time.Time, cusec int, cipher []byte) [32]byte {
 	h := sha256.New()
-	for _, part := range [][]byte{[]byte(service.key()), []byte(client.key()), cipher} {
+	for _, part := range [][]byte{[]byte(client.key()), cipher} {
 		h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(part))))
 		h.Write(part)
 	}

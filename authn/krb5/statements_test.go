@@ -50,20 +50,17 @@ func TestK1_IdentityIsTheTickets(t *testing.T) {
 func TestK2_ReplayTagCoversEverything(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1_800_000_000, 0)
-	pop, alice := []string{"pop", "localhost"}, []string{"alice"}
+	alice := []string{"alice"}
 	tags := map[[32]byte]string{}
 	for name, tag := range map[string][32]byte{
-		"first":                krb5.ReplayTag(pop, "A", alice, "B", now, 1, []byte("c")),
-		"service":              krb5.ReplayTag([]string{"pop3", "localhost"}, "A", alice, "B", now, 1, []byte("c")),
-		"joined service":       krb5.ReplayTag([]string{"pop/localhost"}, "A", alice, "B", now, 1, []byte("c")),
-		"realm of service":     krb5.ReplayTag(pop, "B", alice, "B", now, 1, []byte("c")),
-		"client":               krb5.ReplayTag(pop, "A", []string{"bob"}, "B", now, 1, []byte("c")),
-		"one more component":   krb5.ReplayTag(pop, "A", []string{"alice", ""}, "B", now, 1, []byte("c")),
-		"realm of client":      krb5.ReplayTag(pop, "A", alice, "A", now, 1, []byte("c")),
-		"second":               krb5.ReplayTag(pop, "A", alice, "B", now.Add(time.Second), 1, []byte("c")),
-		"microsecond":          krb5.ReplayTag(pop, "A", alice, "B", now, 2, []byte("c")),
-		"ciphertext":           krb5.ReplayTag(pop, "A", alice, "B", now, 1, []byte("d")),
-		"realm runs into name": krb5.ReplayTag(pop, "A", []string{"lice"}, "Ba", now, 1, []byte("c")),
+		"first":                krb5.ReplayTag(alice, "B", now, 1, []byte("c")),
+		"client":               krb5.ReplayTag([]string{"bob"}, "B", now, 1, []byte("c")),
+		"one more component":   krb5.ReplayTag([]string{"alice", ""}, "B", now, 1, []byte("c")),
+		"realm":                krb5.ReplayTag(alice, "A", now, 1, []byte("c")),
+		"second":               krb5.ReplayTag(alice, "B", now.Add(time.Second), 1, []byte("c")),
+		"microsecond":          krb5.ReplayTag(alice, "B", now, 2, []byte("c")),
+		"ciphertext":           krb5.ReplayTag(alice, "B", now, 1, []byte("d")),
+		"realm runs into name": krb5.ReplayTag([]string{"lice"}, "Ba", now, 1, []byte("c")),
 	} {
 		if other, ok := tags[tag]; ok {
 			t.Errorf("%q and %q have one tag", name, other)
@@ -154,6 +151,22 @@ func TestK4_RecordedRequestIsSpentEverywhere(t *testing.T) {
 	refused(t, two, b, krb5.CodeRepeat, authn.Rejected)
 	b = remake(t, i, nil, func(m *messages.APReq) { m.EncryptedAuthenticator.KVNO = 7; m.Ticket.SName.NameType = 3 })
 	refused(t, two, b, krb5.CodeRepeat, authn.Rejected)
+}
+
+// The name of the service stands in the clear. Where several have one key, as
+// those of one account of Active Directory do, changing it makes no new request.
+func TestK2_RenamedServiceIsAReplay(t *testing.T) {
+	t.Parallel()
+	k := realm()
+	k.Alias("pop3/localhost", "pop/localhost")
+	k.Alias("pop/second", "pop/localhost")
+	a := acceptorFor(t, k, "pop/localhost", "pop3/localhost", "pop/second")
+	i := mint(t, k, krb5test.Spec{}, krb5.InitOptions{})
+	accepted(t, a, i.APReq)
+	for _, n := range [][]string{{"pop", "localhost"}, {"pop3", "localhost"}, {"pop", "second"}} {
+		b := remake(t, i, nil, func(m *messages.APReq) { m.Ticket.SName.NameString = n })
+		refused(t, a, b, krb5.CodeRepeat, authn.Rejected)
+	}
 }
 
 func TestK5_OnlyConfiguredServicesAndEnctypes(t *testing.T) {
