@@ -31,12 +31,16 @@ type conn struct {
 	werr error
 }
 
-// maxBatch is how many octets of payload are wrapped before they are written.
+// maxBatch is how many octets of tokens are made before they are written, and
+// of payload in one token. It is tokens that count: to a peer that takes one
+// octet in each, they are sixty times their payload.
 const maxBatch = 64 << 10
 
 func newConn(c net.Conn, w *wrapper, sealed bool, limit, peerLimit int) *conn {
-	chunk := min(peerLimit-w.overhead(sealed), maxBatch)
-	return &conn{Conn: c, w: w, sealed: sealed, limit: limit, chunk: chunk, batch: maxBatch / chunk * chunk}
+	overhead := w.overhead(sealed)
+	chunk := min(peerLimit-overhead, maxBatch)
+	batch := max(1, maxBatch/(4+overhead+chunk)) * chunk
+	return &conn{Conn: c, w: w, sealed: sealed, limit: limit, chunk: chunk, batch: batch}
 }
 
 // CloseWrite is that of the connection underneath: a layer has no end of its

@@ -18,12 +18,14 @@ import (
 type recorder struct {
 	net.Conn
 	bytes.Buffer
-	writes int
-	err    error
+	writes  int
+	longest int // octets of a write
+	err     error
 }
 
 func (r *recorder) Write(b []byte) (int, error) {
 	r.writes++
+	r.longest = max(r.longest, len(b))
 	if r.err != nil {
 		return len(b) / 2, r.err
 	}
@@ -40,9 +42,9 @@ func frameOf(token []byte) []byte {
 func TestLayerSplits(t *testing.T) {
 	t.Parallel()
 	for _, sealed := range []bool{false, true} {
-		for _, peerLimit := range []int{1024, 100, 65536, maxSize} {
+		for _, peerLimit := range []int{1024, 100, 73, 65536, maxSize} {
 			for _, n := range []int{1, 960, 1024, 5000, 200000} {
-				if peerLimit == 100 && n > 5000 {
+				if peerLimit <= 100 && n > 5000 {
 					continue
 				}
 				t.Run(fmt.Sprintf("sealed %v, %d octets for a peer that takes %d", sealed, n, peerLimit), func(t *testing.T) {
@@ -54,8 +56,11 @@ func TestLayerSplits(t *testing.T) {
 					if done, err := c.Write(payload); done != n || err != nil {
 						t.Fatalf("wrote %d, %v", done, err)
 					}
-					if want := (n + c.batch - 1) / c.batch; c.batch <= maxBatch/2 || r.writes != want {
+					if want := (n + c.batch - 1) / c.batch; r.writes != want {
 						t.Errorf("%d writes, want %d", r.writes, want)
+					}
+					if most := maxBatch + 4 + acceptor.overhead(sealed); r.longest > most || r.writes > 1 && r.longest < maxBatch/2 {
+						t.Errorf("writes of up to %d octets", r.longest)
 					}
 					for rest := r.Bytes(); len(rest) > 0; {
 						length := int(binary.BigEndian.Uint32(rest))
