@@ -29,9 +29,13 @@ type checksum struct {
 	flags   uint32
 }
 
-// checksumOf reads the authenticator's. Two other forms are seen: none at all
-// (clients made by hand) asks for nothing; a true checksum, over no data, is
-// what Samba once sent and stands for a context with sequence numbers.
+// checksumOf reads the authenticator's.
+//
+// Deviation: "it MUST have a type of 0x8003" (RFC 4121 section 4.1.1), but two
+// other forms are seen, and MIT's library takes them: none at all (clients made
+// by hand) asks for nothing; a true checksum, over no data, is what Samba once
+// sent and stands for a context with sequence numbers. Neither has a channel
+// binding. What a client has sealed nobody on the way can take out.
 func checksumOf(kc *krb5.Context) (checksum, error) {
 	switch {
 	case kc.Checksum == nil:

@@ -18,7 +18,8 @@ import (
 // FileReplay is a replay cache that outlives the process. Each tag is in the
 // file before its request is accepted, so the file holds across a restart or a
 // crash of the process. It is not synced with the disk at each login: a power
-// cut can take the last seconds, and a machine takes longer than that to boot.
+// cut can take the last seconds, and what was accepted in them is good once more
+// until its clock skew has passed.
 type FileReplay struct {
 	path string
 
