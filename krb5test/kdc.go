@@ -31,7 +31,7 @@ type KDC struct {
 
 	udp   net.PacketConn
 	tcp   net.Listener
-	conns map[net.Conn]bool
+	conns map[net.Conn]bool // nil once it was closed
 	wg    sync.WaitGroup
 }
 
@@ -244,6 +244,7 @@ func (k *KDC) Close() error {
 	for c := range k.conns {
 		c.Close()
 	}
+	k.conns = nil
 	k.mu.Unlock()
 	k.wg.Wait()
 	return err
@@ -277,12 +278,25 @@ func (k *KDC) serveTCP() {
 		if err != nil {
 			return
 		}
-		k.mu.Lock()
-		k.conns[c] = true
-		k.mu.Unlock()
-		k.wg.Add(1)
+		if !k.admit(c) {
+			c.Close()
+			return
+		}
 		go k.serveConn(c) // until the client closes, or Close
 	}
+}
+
+// admit counts a connection; there are none after Close, which might have
+// missed one that was accepted just before.
+func (k *KDC) admit(c net.Conn) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.conns == nil {
+		return false
+	}
+	k.conns[c] = true
+	k.wg.Add(1)
+	return true
 }
 
 func (k *KDC) serveConn(c net.Conn) {
