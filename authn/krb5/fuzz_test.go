@@ -3,6 +3,7 @@ package krb5_test
 import (
 	"bytes"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/kpopd/kpopd/authn"
@@ -12,11 +13,13 @@ import (
 
 // FuzzAPReq changes a good AP-REQ: octet at is xored with x, then cut octets go
 // and extra is put in at the same place. Whatever comes of it is refused with a
-// text for the client, or says the same client as before. Requests that are not
-// changes of a good one are in raw.
+// text for the client, or says the same client as before, and is a replay to a
+// server that has seen the good one. Requests that are not changes of a good one
+// are in raw. A second service has the same key.
 func FuzzAPReq(f *testing.F) {
 	k := realm()
-	kt, err := krb5.ParseKeytab(k.Keytab("pop/localhost"))
+	k.Alias("pop/localhosT", "pop/localhost")
+	kt, err := krb5.ParseKeytab(k.Keytab("pop/localhost", "pop/localhosT"))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -28,7 +31,10 @@ func FuzzAPReq(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
+	spent := &krb5.Acceptor{Keytab: kt, Replay: new(krb5.MemoryReplay), Enctypes: allEnctypes}
+	accepted(f, spent, init.APReq)
 	f.Add(uint16(0), byte(0), uint16(0), []byte(nil), []byte(nil))
+	f.Add(uint16(bytes.Index(init.APReq, []byte("localhost"))+8), byte('t'^'T'), uint16(0), []byte(nil), []byte(nil))
 	for _, at := range []uint16{0, 1, 4, 8, 20, 30, 40, 50, 60, 70, 80, 200, 500} {
 		f.Add(at, byte(1), uint16(0), []byte(nil), []byte(nil))
 		f.Add(at, byte(0), uint16(1), []byte{0x80}, []byte(nil))
@@ -43,10 +49,13 @@ func FuzzAPReq(f *testing.F) {
 			b[p] ^= x
 			b = append(append(bytes.Clone(b[:p]), extra...), b[min(len(b), p+int(cut)):]...)
 		}
+		if got, err := spent.Accept(t.Context(), b, krb5.Options{}); err == nil {
+			t.Fatalf("accepted again, for %s", got.Principal.Ticket.Service)
+		}
 		a := &krb5.Acceptor{Keytab: kt, Replay: new(krb5.MemoryReplay), Enctypes: allEnctypes}
 		got, err := a.Accept(t.Context(), b, krb5.Options{})
 		if err == nil {
-			if p := got.Principal; len(p.Components) != 1 || p.Components[0] != "alice" || p.Realm != "EXAMPLE.TEST" || p.Ticket.Service != "pop/localhost@EXAMPLE.TEST" {
+			if p := got.Principal; len(p.Components) != 1 || p.Components[0] != "alice" || p.Realm != "EXAMPLE.TEST" || !strings.EqualFold(p.Ticket.Service, "pop/localhost@EXAMPLE.TEST") {
 				t.Fatalf("accepted as %q@%q for %s", p.Components, p.Realm, p.Ticket.Service)
 			}
 			if again, err := a.Accept(t.Context(), b, krb5.Options{}); err == nil || again != nil {
