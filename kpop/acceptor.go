@@ -2,7 +2,6 @@ package kpop
 
 import (
 	"bufio"
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/binary"
@@ -197,11 +196,25 @@ func (h *handshake) message(limit int) (data []byte, ok bool, err error) {
 	if int64(n) > int64(limit) {
 		return nil, false, nil
 	}
-	var b bytes.Buffer
-	if _, err := io.CopyN(&b, h.r, int64(n)); err != nil {
-		return nil, false, unexpected(err)
+	data, err = h.octets(int(n))
+	return data, err == nil, err
+}
+
+// octets reads n octets. What has arrived at least doubles the memory, which
+// never is more than what was announced.
+func (h *handshake) octets(n int) ([]byte, error) {
+	b := make([]byte, min(n, 2048))
+	for have := 0; ; {
+		if _, err := io.ReadFull(h.r, b[have:]); err != nil {
+			return nil, unexpected(err)
+		}
+		if have = len(b); have == n {
+			return b, nil
+		}
+		more := make([]byte, min(n, 2*have))
+		copy(more, b)
+		b = more
 	}
-	return b.Bytes(), true, nil
 }
 
 // write sends b. Deadline: a peer that reads nothing must not hold us.

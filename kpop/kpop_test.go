@@ -1,6 +1,8 @@
 package kpop
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -9,6 +11,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -324,6 +327,27 @@ func gssToken(apReq []byte) []byte {
 	b := binary.BigEndian.AppendUint16([]byte{0x60, 0x82}, uint16(len(apReq)+13))
 	b = append(b, "\x06\x09\x2a\x86\x48\x86\xf7\x12\x01\x02\x02\x01\x00"...)
 	return append(b, apReq...)
+}
+
+// A message takes the memory that it needs, however it arrives.
+func TestMessageMemory(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{0, 1, 2047, 2048, 2049, 5000, 65537, defaultMaxAPReq} {
+		want := bytes.Repeat([]byte("ticket "), n/7+1)[:n]
+		r := bytes.NewReader(append(frame(nil, want), "USER alice"...))
+		h := &handshake{r: bufio.NewReaderSize(iotest.HalfReader(r), 2048)}
+		got, ok, err := h.message(defaultMaxAPReq)
+		if err != nil || !ok || !bytes.Equal(got, want) || cap(got) != n {
+			t.Errorf("%d octets: %d in memory for %d, %v, %v", n, len(got), cap(got), ok, err)
+		}
+		if rest, err := io.ReadAll(h.r); string(rest) != "USER alice" || err != nil {
+			t.Errorf("%d octets: then %q, %v", n, rest, err)
+		}
+		h.r = bufio.NewReader(bytes.NewReader(frame(nil, want)[:3+n]))
+		if _, ok, err := h.message(defaultMaxAPReq); ok || err != io.ErrUnexpectedEOF {
+			t.Errorf("%d octets, and one is missing: %v, %v", n, ok, err)
+		}
+	}
 }
 
 func TestRule197TicketLengths(t *testing.T) {
