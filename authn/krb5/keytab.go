@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jcmturner/gokrb5/v8/keytab"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -67,7 +68,7 @@ func (k *Keytab) Reload() error {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	f, err := os.Open(k.path)
+	f, err := os.OpenFile(k.path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO would wait for a writer
 	if err != nil {
 		return fmt.Errorf("keytab: %w", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jcmturner/gokrb5/v8/messages"
+	"golang.org/x/sys/unix"
 
 	"github.com/kpopd/kpopd/authn"
 	"github.com/kpopd/kpopd/authn/krb5"
@@ -171,7 +172,11 @@ func TestKeytabMustBePrivate(t *testing.T) {
 	if err := kt.Reload(); err == nil || !strings.Contains(err.Error(), "chmod") {
 		t.Errorf("a keytab for everybody: %v", err)
 	}
-	for name, p := range map[string]string{"folder": t.TempDir(), "device": "/dev/null", "nothing": "/nonexistent/keytab"} {
+	fifo := t.TempDir() + "/fifo"
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, p := range map[string]string{"fifo": fifo, "folder": t.TempDir(), "device": "/dev/null", "nothing": "/nonexistent/keytab"} {
 		if _, err := krb5.OpenKeytab(p); err == nil {
 			t.Errorf("%s was opened", name)
 		}
