@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -226,6 +227,38 @@ func TestTextsAreOneLineOfASCII(t *testing.T) {
 			t.Errorf("%q: an answer of %d octets", n, len(b))
 		}
 	}
+}
+
+// Clients set their clocks by the time in an answer, and some look whether it is
+// for the service that they asked for.
+func TestErrorReplyFields(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(1234567 * time.Microsecond)
+		k := realm()
+		a := acceptorFor(t, k)
+		for _, tt := range []struct {
+			name    string
+			request []byte
+			code    int32
+			realm   string
+			service []string
+		}{
+			{"that names a service", mint(t, k, krb5test.Spec{}, krb5.InitOptions{Time: ago(time.Hour)}).APReq, krb5.CodeSkew, "EXAMPLE.TEST", []string{"pop", "localhost"}},
+			{"that cannot be read", []byte("n"), krb5.CodeMsgType, "", []string{"pop"}},
+		} {
+			_, err := a.Accept(t.Context(), tt.request, krb5.Options{})
+			var m messages.KRBError
+			if err := m.Unmarshal(a.ErrorReply(err)); err != nil {
+				t.Fatal(err)
+			}
+			if m.PVNO != 5 || m.MsgType != 30 || m.ErrorCode != tt.code || m.Realm != tt.realm || !slices.Equal(m.SName.NameString, tt.service) {
+				t.Errorf("a request %s: %+v", tt.name, m)
+			}
+			if got := m.STime.Add(time.Duration(m.Susec) * time.Microsecond); !got.Equal(time.Now()) {
+				t.Errorf("a request %s: time %v", tt.name, got)
+			}
+		}
+	})
 }
 
 func TestErrorReplyTellsNothingOfForeignErrors(t *testing.T) {
