@@ -84,7 +84,9 @@ func TestProblems(t *testing.T) {
 		{"starttls without certificate", "  - {name: mail, cert: mail.crt, key: /etc/mail.key}", "  []", `k.yaml:2: listeners[0].tls: starttls needs a certificate; add one to certificates`},
 		{"password in the clear", "tls: starttls, ", "", `k.yaml:2: listeners[0].policy: policy "internet" offers PLAIN, which shows a password, and the listener never has TLS; set tls: starttls or implicit, or plain: trusted in the policy`},
 		{"trusted nobody", "CRAM-MD5, PLAIN],", "CRAM-MD5, PLAIN], plain: trusted,", `k.yaml:7: policies[0].trusted: plain: trusted needs the networks that are trusted`},
-		{"bad network", "CRAM-MD5, PLAIN],", "CRAM-MD5, PLAIN], plain: trusted, trusted: [10.0.0.0],", `k.yaml:7: policies[0].trusted[0]: `},
+		{"bad network", "CRAM-MD5, PLAIN],", "CRAM-MD5, PLAIN], plain: trusted, trusted: [10.0.0.0],", `k.yaml:7: policies[0].trusted[0]: "10.0.0.0" is no network; write it as 10.0.0.0/8, 192.0.2.7/32 or 2001:db8::/32`},
+		{"network that begins inside", "CRAM-MD5, PLAIN],", "CRAM-MD5, PLAIN], plain: trusted, trusted: [10.1.2.3/8],", `k.yaml:7: policies[0].trusted[0]: "10.1.2.3/8" begins inside the network; write 10.0.0.0/8, or 10.1.2.3/32 for that address alone`},
+		{"network that no address is in", "CRAM-MD5, PLAIN],", "CRAM-MD5, PLAIN], plain: trusted, trusted: [\"::ffff:10.0.0.0/104\"],", `k.yaml:7: policies[0].trusted[0]: "::ffff:10.0.0.0/104" is an IPv4 network in the clothes of IPv6`},
 		{"mechanism nobody judges", "      - {use: local, timeout: 3s, on_reject: continue}\n", "", `k.yaml:7: policies[0].offers[1]: no step of chain "staff" can judge CRAM-MD5; add a verifier of type file with digests`},
 		{"unknown mechanism", "CRAM-MD5", "CRAMMD5", `k.yaml:7: policies[0].offers[1]: no mechanism is named "CRAMMD5"; did you mean "CRAM-MD5"?`},
 		{"kpop without keytab", "keytab: pop.keytab, ", "", `k.yaml:17: kerberos.keytab: missing; a kpop listener needs the service's keytab`},
@@ -95,7 +97,28 @@ func TestProblems(t *testing.T) {
 		{"no root", "root: mail", "", `k.yaml:18: maildrops.root: missing; name the directory that holds the maildrops`},
 		{"verifier nobody asks", "{use: tickets}", "{use: local}", `k.yaml:16: verifiers[1]: no chain uses verifier "tickets"; remove it or name it in a step`},
 		{"negative limit", "{idle_timeout: 15m}", "{pre_auth: -1}", `k.yaml:19: limits.pre_auth: -1 is out of range; zero means no limit of its own`},
-		{"no YAML", "listeners:", "\tlisteners:", `k.yaml: yaml: `},
+		{"no YAML", "chains:\n", "\tchains:\n", `k.yaml:9: no YAML, here or just above: found character that cannot start any token`},
+		{"second document", "maildrops:", "---\nmaildrops:", `k.yaml:18: a second document begins here; one is read: remove the line ---`},
+		{"number for a name", "{name: mail,", "{name: 0110,", `k.yaml:5: certificates[0].name: 0110 is not text as YAML reads it; put it in quotes`},
+		{"list for a name", "policy: campus", "policy: [campus]", `k.yaml:3: listeners[1].policy: must be one value, not a list or a set of keys`},
+		{"word for a list", "offers: [KPOP],", "offers: KPOP,", `k.yaml:8: policies[1].offers: must be a list; put it in brackets: [a, b]`},
+		{"set of keys for a list", "  - {name: mail, cert", "  mail: {cert", `k.yaml:4: certificates: must be a list; begin each element with a dash`},
+		{"list without values", "offers: [KPOP],", "offers: [KPOP], before_tls: ,", `k.yaml:8: policies[1].before_tls: has no value; give it one or remove it`},
+		{"element without a value", "verifiers:\n", "verifiers:\n  -\n", `k.yaml:15: verifiers[0]: has no value; give it one or remove it`},
+		{"truth for a number", "{idle_timeout: 15m}", "{failures: true}", `k.yaml:19: limits.failures: "true" is no whole number; write one, without quotes`},
+		{"fraction for a number", "{idle_timeout: 15m}", "{failures: 2.9}", `k.yaml:19: limits.failures: "2.9" is no whole number`},
+		{"number for a truth", "root: mail", "root: mail, create: 1", `k.yaml:18: maildrops.create: "1" is neither true nor false; write one of them`},
+		{"yes for a truth", "root: mail", "root: mail, create: yes", `k.yaml:18: maildrops.create: "yes" is neither true nor false; write one of them`},
+		{"negative user id", "root: mail", "root: mail, owner: -1", `k.yaml:18: maildrops.owner: "-1" is no id; write a whole number from 0 to 4294967295, without quotes`},
+		{"user id that would wrap", "root: mail", "root: mail, owner: 4294967297", `k.yaml:18: maildrops.owner: "4294967297" is no id`},
+		{"list for a duration", "{idle_timeout: 15m}", "{idle_timeout: [15m]}", `k.yaml:19: limits.idle_timeout: must be one value`},
+		{"port out of range", ":1109", ":99999", `k.yaml:3: listeners[1].address: "99999" is no port; write a number from 1 to 65535`},
+		{"no port", ":1109", "127.0.0.1:", `k.yaml:3: listeners[1].address: "127.0.0.1:" has no port; write host:port or :port`},
+		{"address that is none", ":1109", "300.1.2.3:1109", `k.yaml:3: listeners[1].address: "300.1.2.3" is no IP address`},
+		{"negative hashes", "digests: digests", "digests: digests, hashes: -1", `k.yaml:15: verifiers[0].hashes: -1 is out of range; zero means the number of processors`},
+		{"rules for nobody", "local_realms: [Demo.TEST]", `rules: ["RULE:[1:$1]"]`, `k.yaml:16: verifiers[1].rules: no principal is asked about them; set local_realms or rule_realms`},
+		{"realms of no rules", "[Demo.TEST]", "[Demo.TEST], rule_realms: [X.TEST]", `k.yaml:16: verifiers[1].rule_realms: has no effect without rules`},
+		{"hostname that ends the timestamp", "limits: {", "pop3: {hostname: \"a b>\"}\nlimits: {", `k.yaml:19: pop3.hostname: "a b>" is no name of a host`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -167,6 +190,16 @@ func TestEnvironment(t *testing.T) {
 	}
 	if c.Log.Level != "debug" || c.Limits.IdleTimeout != 20*time.Minute {
 		t.Errorf("got %q and %v from the environment", c.Log.Level, c.Limits.IdleTimeout)
+	}
+}
+
+// The file is not to blame for what the environment says.
+func TestBadEnvironment(t *testing.T) {
+	t.Setenv("KPOPD_LIMITS_IDLE_TIMEOUT", "20")
+	_, err := Parse("k.yaml", []byte(good))
+	want := `KPOPD_LIMITS_IDLE_TIMEOUT in the environment: "20" is no duration; write a number with a unit: 90s, 10m, 1h30m`
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
 	}
 }
 

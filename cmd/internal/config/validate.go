@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -138,9 +139,7 @@ func (p *problems) oneOf(key, value string, words ...string) {
 func (p *problems) listener(at string, l Listener) {
 	p.oneOf(at+".protocol", l.Protocol, ProtocolPOP3, ProtocolKPOP)
 	p.oneOf(at+".tls", l.TLS, TLSNone, TLSStart, TLSImplicit)
-	if _, _, err := net.SplitHostPort(l.Address); err != nil {
-		p.add(at+".address", "%q is no address; write host:port or :port", l.Address)
-	}
+	p.address(at+".address", l.Address)
 	for j, other := range p.c.Listeners {
 		if _, port, _ := net.SplitHostPort(l.Address); other.Address == l.Address && port != "0" && other.Name != l.Name {
 			p.add(at+".address", "%s is also the address of listeners[%d]; choose another", l.Address, j)
@@ -156,6 +155,26 @@ func (p *problems) listener(at string, l Listener) {
 	x, ok := refer(p, at+".policy", "policy", l.Policy, p.c.Policies, func(x Policy) string { return x.Name })
 	if ok {
 		p.listenerPolicy(at, l, x)
+	}
+}
+
+// address wants host:port. A host that is a name is looked up when the socket
+// is opened.
+func (p *problems) address(key, address string) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		p.add(key, "%q is no address; write host:port or :port", address)
+		return
+	}
+	if port == "" { // the system would choose one
+		p.add(key, "%q has no port; write host:port or :port", address)
+	} else if _, err := net.LookupPort("tcp", port); err != nil {
+		p.add(key, "%q is no port; write a number from 1 to 65535", port)
+	}
+	if strings.Trim(host, "0123456789.") == "" && host != "" {
+		if _, err := netip.ParseAddr(host); err != nil {
+			p.add(key, "%q is no IP address", host)
+		}
 	}
 }
 
@@ -268,6 +287,9 @@ func (p *problems) verifier(at string, v Verifier) {
 		if v.Users == "" && v.Digests == "" {
 			p.add(at+".users", "missing; name the users file, a digests file, or both")
 		}
+		if v.Hashes < 0 {
+			p.add(at+".hashes", "%d is out of range; zero means the number of processors", v.Hashes)
+		}
 		if onlyPrincipal {
 			p.add(at, "type file takes users, digests and hashes; the other keys belong to type principal")
 		}
@@ -277,6 +299,12 @@ func (p *problems) verifier(at string, v Verifier) {
 		}
 		if len(v.LocalRealms)+len(v.Rules) == 0 && v.Map == "" && v.K5Login == "" {
 			p.add(at, "maps nobody; set local_realms, map, k5login or rules")
+		}
+		if len(v.Rules) > 0 && len(v.LocalRealms)+len(v.RuleRealms) == 0 {
+			p.add(at+".rules", "no principal is asked about them; set local_realms or rule_realms")
+		}
+		if len(v.Rules) == 0 && len(v.RuleRealms) > 0 {
+			p.add(at+".rule_realms", "has no effect without rules")
 		}
 	case "":
 		p.add(at+".type", "missing; write file or principal")
@@ -314,6 +342,8 @@ func (p *problems) kerberos(k Kerberos) {
 	}
 }
 
+var hostname = regexp.MustCompile(`^[A-Za-z0-9._-]{0,255}$`)
+
 func (p *problems) rest() {
 	c := p.c
 	positive := func(key string, d time.Duration) {
@@ -337,6 +367,10 @@ func (p *problems) rest() {
 	}
 	if c.Limits.Failures < 1 {
 		p.add("limits.failures", "%d is out of range; at least 1", c.Limits.Failures)
+	}
+	if h := c.POP3.Hostname; !hostname.MatchString(h) {
+		// it stands between "@" and ">" in the APOP timestamp
+		p.add("pop3.hostname", "%q is no name of a host; letters, digits, dots and hyphens make one", h)
 	}
 	for i, l := range c.GSSAPI.Layers {
 		p.oneOf(fmt.Sprintf("gssapi.layers[%d]", i), l, "none", "integrity", "privacy")
