@@ -165,21 +165,23 @@ func (n *set) newConfig() *tls.Config {
 		},
 		// a client that lists protocols must list ours: whoever wanted to
 		// speak HTTP is turned away (RFC 7301 section 3.2)
-		NextProtos:     []string{"pop3"},
-		ClientAuth:     tls.NoClientCert,
-		GetCertificate: n.choose,
+		NextProtos:         []string{"pop3"},
+		ClientAuth:         tls.NoClientCert,
+		GetConfigForClient: n.note,
+		GetCertificate:     noted,
 	}
 }
 
-// choose picks by server name, then by what the client can verify.
-func (n *set) choose(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	c := n.pick(h)
-	if r, ok := h.Conn.(*record); ok {
-		r.cert = c
-	}
-	return c, nil
+// note keeps which certificate the client is shown. It is asked at every
+// handshake; GetCertificate is not when a session is resumed.
+func (n *set) note(h *tls.ClientHelloInfo) (*tls.Config, error) {
+	h.Conn.(*record).cert = n.pick(h)
+	return nil, nil
 }
 
+func noted(h *tls.ClientHelloInfo) (*tls.Certificate, error) { return h.Conn.(*record).cert, nil }
+
+// pick goes by server name, then by what the client can verify.
 func (n *set) pick(h *tls.ClientHelloInfo) *tls.Certificate {
 	for _, list := range [...][]*tls.Certificate{n.named(h.ServerName), n.certs} {
 		for _, c := range list {
@@ -202,7 +204,7 @@ func (n *set) named(name string) []*tls.Certificate {
 	return nil
 }
 
-// record is the connection below TLS; it keeps which certificate was shown.
+// record is the connection below TLS; it keeps which certificate is shown.
 type record struct {
 	net.Conn
 	cert *tls.Certificate
@@ -220,21 +222,10 @@ func (s *Store) Server(ctx context.Context, c net.Conn) (tc *tls.Conn, endPoint 
 	if err := tc.HandshakeContext(ctx); err != nil {
 		return nil, nil, fmt.Errorf("TLS handshake: %w", err)
 	}
-	shown := r.cert
-	if shown == nil {
-		// A resumed session shows none; the binding is to the one of the first
-		// handshake. It was of this set, as tickets of another do not decrypt,
-		// and of this name.
-		shown = n.resumed(tc.ConnectionState().ServerName)
-	}
-	return tc, endPointHash(shown.Leaf), nil
-}
-
-func (n *set) resumed(name string) *tls.Certificate {
-	if list := n.named(name); list != nil {
-		return list[0]
-	}
-	return n.certs[0]
+	// A resumed session shows none; the binding is to the one of the first
+	// handshake. It was of this set, as tickets of another do not decrypt, and
+	// the same client asking for the same name was shown the same one.
+	return tc, endPointHash(r.cert.Leaf), nil
 }
 
 // endPointHash hashes with the hash of the certificate's signature, with

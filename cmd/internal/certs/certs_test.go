@@ -320,6 +320,36 @@ func TestRule118And119_Tickets(t *testing.T) {
 	}
 }
 
+// A client that can verify RSA only is shown the second certificate of a name.
+// What is asked at a handshake that shows none, as one that resumes does, knows
+// that too.
+func TestSecondOfAName(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	k, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := b.store(b.issue("ecdsa", nil, "mail.example"), b.issue("rsa", k, "mail.example"))
+	n := s.current.Load()
+	for scheme, want := range map[tls.SignatureScheme]*tls.Certificate{
+		tls.ECDSAWithP256AndSHA256: n.certs[0],
+		tls.PSSWithSHA256:          n.certs[1],
+	} {
+		r := &record{}
+		hello := &tls.ClientHelloInfo{
+			ServerName: "mail.example", SupportedVersions: []uint16{tls.VersionTLS13},
+			SignatureSchemes: []tls.SignatureScheme{scheme}, Conn: r,
+		}
+		if _, err := n.config.GetConfigForClient(hello); err != nil || r.cert != want {
+			t.Errorf("%v: bound to %v, %v", scheme, r.cert, err)
+		}
+		if c, err := n.config.GetCertificate(hello); err != nil || c != want {
+			t.Errorf("%v: shown %v, %v", scheme, c, err)
+		}
+	}
+}
+
 func TestReloadKeepsOldOnError(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
