@@ -3,8 +3,8 @@ package authn
 import (
 	"context"
 	"errors"
-	"fmt"
 	"runtime/debug"
+	"slices"
 	"time"
 )
 
@@ -82,7 +82,8 @@ func Can[V Verifier](c Chain) bool {
 }
 
 func walk[V Verifier](ctx context.Context, c Chain, ask func(context.Context, V) (*Identity, error)) (*Identity, error) {
-	var refused, outage error
+	var refused error
+	var outages []error
 	for _, s := range c {
 		v, ok := s.Verifier.(V)
 		if !ok {
@@ -102,20 +103,20 @@ func walk[V Verifier](ctx context.Context, c Chain, ask func(context.Context, V)
 				refused = err
 			}
 			if s.OnReject == Return {
-				return nil, firstOf(outage, err)
+				return nil, outageOr(outages, err)
 			}
 		case Unavailable, Internal:
-			outage = errors.Join(outage, err)
+			outages = append(outages, err)
 			if s.OnUnavailable == Return || ctx.Err() != nil {
-				return nil, firstOf(outage, err)
+				return nil, outageOr(outages, err)
 			}
 		default:
 			return nil, err
 		}
 	}
 	switch {
-	case outage != nil:
-		return nil, firstOf(outage, nil)
+	case len(outages) > 0:
+		return nil, outageOr(outages, nil)
 	case refused != nil:
 		return nil, refused
 	default:
@@ -123,11 +124,17 @@ func walk[V Verifier](ctx context.Context, c Chain, ask func(context.Context, V)
 	}
 }
 
-func firstOf(outage, err error) error {
-	if outage != nil {
-		return &Error{Kind: Unavailable, Step: "chain", Err: outage}
+// outageOr is outages as one error, Internal when a bug is among them, or err
+// when there are none.
+func outageOr(outages []error, err error) error {
+	if len(outages) == 0 {
+		return err
 	}
-	return err
+	kind := Unavailable
+	if slices.ContainsFunc(outages, func(e error) bool { return KindOf(e) == Internal }) {
+		kind = Internal
+	}
+	return &Error{Kind: kind, Step: "chain", Err: errors.Join(outages...)}
 }
 
 // ask runs one step under its own deadline and traces it. A panic, and an
@@ -141,7 +148,7 @@ func (s Step) ask(ctx context.Context, f func(context.Context) (*Identity, error
 	}
 	defer func() {
 		if v := recover(); v != nil {
-			id, err = nil, &Error{Kind: Internal, Step: s.Name(), Err: fmt.Errorf("panic: %v\n%s", v, debug.Stack())}
+			id, err = nil, &Error{Kind: Internal, Step: s.Name(), Err: &PanicError{v, debug.Stack()}}
 		}
 		traceOf(ctx).step(ctx, &StepDone{Step: s.Name(), Duration: time.Since(start), Err: err})
 	}()

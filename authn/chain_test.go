@@ -73,11 +73,12 @@ func TestChain(t *testing.T) {
 		{"outage outranks refusal", Chain{is(Unavailable), is(Rejected)}, Unavailable, ""},
 		{"refusal then outage", Chain{is(Rejected), is(Unavailable)}, Unavailable, ""},
 		{"timeout is an outage", Chain{slow, is(UnknownUser)}, Unavailable, ""},
-		{"panic is an outage", Chain{bug, is(Rejected)}, Unavailable, ""},
+		{"panic is an outage", Chain{bug, is(Rejected)}, Internal, ""},
+		{"a bug among outages is told as one", Chain{is(Unavailable), bug, is(Unavailable), is(Rejected)}, Internal, ""},
 		{"panic then yes", Chain{bug, yes("yes")}, 0, "yes"},
-		{"vouching for nobody is a bug", Chain{nobody}, Unavailable, ""},
-		{"vouching for no name is a bug", Chain{noName}, Unavailable, ""},
-		{"an unclassified error is an outage", Chain{unclassified, is(Rejected)}, Unavailable, ""},
+		{"vouching for nobody is a bug", Chain{nobody}, Internal, ""},
+		{"vouching for no name is a bug", Chain{noName}, Internal, ""},
+		{"an unclassified error is an outage", Chain{unclassified, is(Rejected)}, Internal, ""},
 		{"locked stays locked", Chain{is(Denied), yes("yes")}, Denied, ""},
 		{"expired stays expired", Chain{is(Expired), yes("yes")}, Expired, ""},
 		{"throttled asks nobody else", Chain{is(Throttled), yes("yes")}, Throttled, ""},
@@ -152,7 +153,7 @@ func TestChainSecret(t *testing.T) {
 	}
 
 	third := Password("third")
-	if _, _, err := (Chain{{Verifier: fake{name: "vouches for nobody", secret: third}}}).Secret(t.Context(), "a", "APOP"); KindOf(err) != Unavailable {
+	if _, _, err := (Chain{{Verifier: fake{name: "vouches for nobody", secret: third}}}).Secret(t.Context(), "a", "APOP"); KindOf(err) != Internal {
 		t.Errorf("a secret of nobody: %v", err)
 	}
 	if string(third) == "third" {

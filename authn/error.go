@@ -52,6 +52,16 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
+// PanicError is a panic of a mechanism or a verifier, in the Err of an
+// [Error] of kind Internal: the session that met it goes on, and whoever keeps
+// the log counts it.
+type PanicError struct {
+	Value any
+	Stack []byte
+}
+
+func (p *PanicError) Error() string { return fmt.Sprintf("panic: %v\n%s", p.Value, p.Stack) }
+
 // KindOf reports what err means. A context that ran out is Unavailable, an
 // error that nobody classified is Internal.
 func KindOf(err error) Kind {

@@ -100,7 +100,7 @@ func (l *Login) succeed() error {
 // recovered is deferred around what the mechanism does.
 func (l *Login) recovered(err *error) {
 	if v := recover(); v != nil {
-		*err = &Error{Kind: Internal, Step: l.mech, Err: fmt.Errorf("panic: %v\n%s", v, debug.Stack())}
+		*err = &Error{Kind: Internal, Step: l.mech, Err: &PanicError{v, debug.Stack()}}
 	}
 }
 

@@ -146,7 +146,7 @@ func TestRule127NoInitialResponse(t *testing.T) {
 
 func TestRule147OutageIsNoRefusal(t *testing.T) {
 	t.Parallel()
-	f := &authntest.Fake{Err: errors.New("connection refused")}
+	f := &authntest.Fake{Err: &authn.Error{Kind: authn.Unavailable, Step: "fake", Err: errors.New("connection refused")}}
 	p := &authn.Policy{Offers: []authn.Mechanism{New(f.Chain(), "h")}}
 	l, err := p.Start(t.Context(), &authn.Transport{}, name)
 	if err != nil {

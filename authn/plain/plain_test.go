@@ -424,7 +424,7 @@ func TestRule134AuthzidIsPrepared(t *testing.T) {
 
 func TestRule147OutageIsNoRefusal(t *testing.T) {
 	t.Parallel()
-	f := &authntest.Fake{Err: errors.New("connection refused")}
+	f := &authntest.Fake{Err: &authn.Error{Kind: authn.Unavailable, Step: "fake", Err: errors.New("connection refused")}}
 	tr := secure()
 	tr.Stamp = "<1.2@h>"
 	for m, line := range map[authn.Mechanism]string{

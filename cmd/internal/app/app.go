@@ -127,7 +127,7 @@ func (s *Server) install(ctx context.Context, cfg *config.Config) error {
 	if s.current != nil {
 		old = s.current.parts
 	}
-	a, err := assemble(cfg, old, s.log)
+	a, err := assemble(cfg, old, s.log, attemptLog(s.log, &s.panics))
 	if err != nil {
 		return err
 	}
@@ -230,7 +230,7 @@ func (s *Server) Shutdown(now <-chan struct{}) {
 	if err := s.current.parts.close(&parts{}); err != nil {
 		s.log.Error("replay cache not closed", "err", err)
 	}
-	s.log.Info("stopped")
+	s.log.Info("stopped", "panics", s.panics.Load())
 	s.lines.Close()
 }
 

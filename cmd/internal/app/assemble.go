@@ -59,9 +59,9 @@ type parts struct {
 
 // assemble builds everything that cfg names, with parts of old where they
 // fit. The error holds one problem for each thing that cannot work.
-func assemble(cfg *config.Config, old *parts, log *slog.Logger) (*assembly, error) {
+func assemble(cfg *config.Config, old *parts, log *slog.Logger, trace *authn.Trace) (*assembly, error) {
 	a := &assembly{
-		cfg: cfg, parts: &parts{}, log: log, trace: attemptLog(log),
+		cfg: cfg, parts: &parts{}, log: log, trace: trace,
 		chains: map[string]authn.Chain{}, policies: map[string]*authn.Policy{},
 	}
 	err := errors.Join(a.openStore(old), a.openKerberos(old), a.buildChains())

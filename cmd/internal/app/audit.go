@@ -3,7 +3,9 @@ package app
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/kpopd/kpopd/authn"
@@ -16,10 +18,15 @@ const (
 )
 
 // attemptLog writes one line for each login attempt, refused or not, with all
-// that is known of it. What a client sent is bounded; slog escapes it.
-func attemptLog(log *slog.Logger) *authn.Trace {
+// that is known of it. What a client sent is bounded; slog escapes it. Panics of
+// mechanisms and verifiers are added to panics.
+func attemptLog(log *slog.Logger, panics *atomic.Int64) *authn.Trace {
 	return &authn.Trace{
 		Attempt: func(ctx context.Context, a *authn.Attempt) {
+			var e *authn.Error
+			if errors.As(a.Err, &e) && isPanic(e.Err) { // that of a step is counted there
+				panics.Add(1)
+			}
 			kind, level := "accepted", slog.LevelInfo
 			if a.Err != nil {
 				kind, level = authn.KindOf(a.Err).String(), levelOf(a.Err)
@@ -50,16 +57,38 @@ func attemptLog(log *slog.Logger) *authn.Trace {
 			log.LogAttrs(ctx, level, "login", attrs...)
 		},
 		Step: func(ctx context.Context, s *authn.StepDone) {
-			if !log.Enabled(ctx, slog.LevelDebug) {
-				return
+			var p *authn.PanicError
+			if errors.As(s.Err, &p) {
+				panics.Add(1)
 			}
-			outcome := "vouched"
-			if s.Err != nil {
-				outcome = authn.KindOf(s.Err).String()
-			}
-			log.LogAttrs(ctx, slog.LevelDebug, "step", slog.String("step", s.Step), slog.String("outcome", outcome), slog.Duration("duration", s.Duration))
+			logStep(ctx, log, s)
 		},
 	}
+}
+
+func isPanic(err error) bool {
+	_, ok := err.(*authn.PanicError)
+	return ok
+}
+
+// logStep tells of a step that was down also when a later one vouched, or
+// nobody would learn of it.
+func logStep(ctx context.Context, log *slog.Logger, s *authn.StepDone) {
+	outcome, level := "vouched", slog.LevelDebug
+	if s.Err != nil {
+		outcome = authn.KindOf(s.Err).String()
+		if l := levelOf(s.Err); l > slog.LevelInfo {
+			level = l
+		}
+	}
+	if !log.Enabled(ctx, level) {
+		return
+	}
+	attrs := []slog.Attr{slog.String("step", s.Step), slog.String("outcome", outcome), slog.Duration("duration", s.Duration)}
+	if s.Err != nil {
+		attrs = append(attrs, slog.String("err", bounded(s.Err.Error(), maxError)))
+	}
+	log.LogAttrs(ctx, level, "step", attrs...)
 }
 
 // levelOf: a refusal is daily business, an outage is for somebody to look at,

@@ -2,30 +2,38 @@ package app
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"log/slog"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/authn/plain"
 )
 
 func told(a *authn.Attempt, level slog.Level) string {
 	var b bytes.Buffer
-	log := slog.New(slog.NewTextHandler(&b, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+	if a.Transport == nil {
+		a.Transport = &authn.Transport{Session: "s1", Listener: "pop3", Remote: netip.MustParseAddrPort("192.0.2.7:4711")}
+	}
+	attemptLog(plainLog(&b, level), new(atomic.Int64)).Attempt(nil, a)
+	return b.String()
+}
+
+// plainLog writes lines without the time.
+func plainLog(w io.Writer, level slog.Level) *slog.Logger {
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.TimeKey {
 			return slog.Attr{}
 		}
 		return a
 	}}))
-	if a.Transport == nil {
-		a.Transport = &authn.Transport{Session: "s1", Listener: "pop3", Remote: netip.MustParseAddrPort("192.0.2.7:4711")}
-	}
-	attemptLog(log).Attempt(nil, a)
-	return b.String()
 }
 
 // The one line of a login says all that is known of it.
@@ -97,6 +105,70 @@ func TestRule185_OneBoundedLine(t *testing.T) {
 		if strings.Count(got, " kind=") > 1 && !strings.Contains(got, `\" kind=`) {
 			t.Errorf("%.20q forges an attribute: %.300q", login, got)
 		}
+	}
+}
+
+// A step that was down is told of also when a later one vouches; what it refused
+// is in the line of the attempt.
+func TestStepLine(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		err  error
+		want string
+	}{
+		{"vouched", nil, ""},
+		{"refused", &authn.Error{Kind: authn.Rejected, Step: "local"}, ""},
+		{"down", &authn.Error{Kind: authn.Unavailable, Step: "ldap", Err: errors.New("no route")}, `level=WARN msg=step step=s outcome=unavailable duration=0s err="ldap: unavailable: no route"` + "\n"},
+		{"broken", errors.New("boom"), `level=ERROR msg=step step=s outcome=internal duration=0s err=boom` + "\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			var b bytes.Buffer
+			attemptLog(plainLog(&b, slog.LevelInfo), new(atomic.Int64)).Step(t.Context(), &authn.StepDone{Step: "s", Err: c.err})
+			if got := b.String(); got != c.want {
+				t.Errorf("got  %swant %s", got, c.want)
+			}
+		})
+	}
+}
+
+type panicky struct{}
+
+func (panicky) Name() string { return "panicky" }
+
+func (panicky) VerifyPassword(context.Context, *authn.PasswordRequest) (*authn.Identity, error) {
+	panic("boom")
+}
+
+type panickyMechanism struct{ authn.Mechanism }
+
+func (panickyMechanism) Start(context.Context, *authn.Transport) (authn.Exchange, error) {
+	panic("boom")
+}
+
+// A panic is counted once, wherever it comes from, and its stack is told.
+func TestPanicsAreCounted(t *testing.T) {
+	t.Parallel()
+	verifier := plain.PLAIN(authn.Chain{{Verifier: panicky{}}})
+	for name, m := range map[string]authn.Mechanism{"verifier": verifier, "mechanism": panickyMechanism{verifier}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var b bytes.Buffer
+			var panics atomic.Int64
+			p := &authn.Policy{Offers: []authn.Mechanism{m}, Trace: attemptLog(plainLog(&b, slog.LevelInfo), &panics)}
+			tr := &authn.Transport{TLS: &tls.ConnectionState{}}
+			l, err := p.Start(t.Context(), tr, "PLAIN")
+			if err == nil {
+				_, _, err = l.Next(t.Context(), []byte("\x00alice\x00pw"))
+			}
+			if authn.KindOf(err) != authn.Internal || panics.Load() != 1 {
+				t.Errorf("%d panics, %v", panics.Load(), err)
+			}
+			if !strings.Contains(b.String(), "level=ERROR") || !strings.Contains(b.String(), "audit_test.go:") {
+				t.Errorf("the log does not say where: %s", b.String())
+			}
+		})
 	}
 }
 

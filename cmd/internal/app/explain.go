@@ -37,7 +37,7 @@ func Check(file string) (*Report, error) {
 		}
 	}
 	cfg.Kerberos.ReplayCache = config.ReplayMemory
-	r.assembly, err = assemble(cfg, &parts{}, slog.New(slog.DiscardHandler))
+	r.assembly, err = assemble(cfg, &parts{}, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		return nil, err
 	}
