@@ -23,8 +23,8 @@
 // A locked user is denied whatever the password: a refusal that lets the chain
 // go on would leave him to a later step.
 //
-// Files are read whole, checked whole, and swapped in: a reload that fails
-// leaves what was there. Errors name file, line and remedy, never a hash.
+// Files are read whole and checked whole, once: who reloads opens a new verifier
+// and swaps it for the old one. Errors name file, line and remedy, never a hash.
 //
 // go-crypt is what computes the hashes; nothing else imports it.
 package file
@@ -35,7 +35,6 @@ import (
 	"fmt"
 	"maps"
 	"runtime"
-	"sync/atomic"
 
 	"github.com/kpopd/kpopd/authn"
 )
@@ -47,26 +46,17 @@ type Options struct {
 	Hashes  int    // computed at the same time; the number of processors when zero
 }
 
-// Verifier is an [authn.PasswordVerifier] when Options.Users is named and an
-// [authn.SecretSource] when Options.Digests is, so that a chain finds out by
-// type what it can judge.
-type Verifier interface {
-	authn.Verifier
-	// Reload reads the files again. After an error the old ones stay in force.
-	Reload() error
-}
-
-// Open reads the files. name is the chain step's.
-func Open(name string, o Options) (Verifier, error) {
+// Open reads the files. The verifier is an [authn.PasswordVerifier] when
+// Options.Users is named and an [authn.SecretSource] when Options.Digests is, so
+// that a chain finds out by type what it can judge. name is the chain step's.
+func Open(name string, o Options) (authn.Verifier, error) {
 	if o.Hashes <= 0 {
 		o.Hashes = runtime.GOMAXPROCS(0)
 	}
-	f := &files{name: name, o: o, slots: make(chan struct{}, o.Hashes)}
-	t, err := f.load()
-	if err != nil {
+	f := &files{name: name, slots: make(chan struct{}, o.Hashes)}
+	if err := f.load(o); err != nil {
 		return nil, err
 	}
-	f.tables.Store(t)
 	switch {
 	case o.Users != "" && o.Digests != "":
 		return both{f}, nil
@@ -108,42 +98,23 @@ func (b both) Secret(_ context.Context, login, scheme string) (authn.Password, *
 }
 
 type files struct {
-	name   string
-	o      Options
-	slots  chan struct{} // holds one for each hash that is being computed
-	tables atomic.Pointer[tables]
-}
-
-type tables struct {
-	users   *users
+	name    string
+	slots   chan struct{} // holds one for each hash that is being computed
+	users   *users        // nil when there is no users file
 	secrets map[secretKey]authn.Password
 }
 
 func (f *files) Name() string { return f.name }
 
-// Reload implements [Verifier].
-func (f *files) Reload() error {
-	t, err := f.load()
-	if err != nil {
-		return fmt.Errorf("verifier %s goes on with what it has: %w", f.name, err)
-	}
-	f.tables.Store(t)
-	return nil
-}
-
-func (f *files) load() (*tables, error) {
-	t := &tables{}
+func (f *files) load(o Options) error {
 	var err, err2 error
-	if f.o.Users != "" {
-		t.users, err = loadUsers(f.o.Users)
+	if o.Users != "" {
+		f.users, err = loadUsers(o.Users)
 	}
-	if f.o.Digests != "" {
-		t.secrets, err2 = loadDigests(f.o.Digests)
+	if o.Digests != "" {
+		f.secrets, err2 = loadDigests(o.Digests)
 	}
-	if err := errors.Join(err, err2); err != nil {
-		return nil, err
-	}
-	return t, nil
+	return errors.Join(err, err2)
 }
 
 func (f *files) fail(kind authn.Kind, err error) error {
@@ -154,11 +125,10 @@ func (f *files) verifyPassword(ctx context.Context, r *authn.PasswordRequest) (*
 	if n := len(r.Password); n == 0 || n > authn.MaxPassword {
 		return nil, f.fail(authn.Rejected, fmt.Errorf("password of %d octets", n))
 	}
-	t := f.tables.Load().users
-	u, known := t.byLogin[r.Login]
+	u, known := f.users.byLogin[r.Login]
 	h := u.hash
 	if h == nil {
-		h = t.dummy
+		h = f.users.dummy
 	}
 	match, err := f.match(ctx, h, r.Password)
 	switch {
@@ -191,15 +161,14 @@ func (f *files) match(ctx context.Context, h matcher, p authn.Password) (bool, e
 }
 
 func (f *files) secret(login, scheme string) (authn.Password, *authn.Identity, error) {
-	t := f.tables.Load()
 	var u user
-	if t.users != nil {
+	if f.users != nil {
 		known := false
-		if u, known = t.users.byLogin[login]; !known {
+		if u, known = f.users.byLogin[login]; !known {
 			return nil, nil, f.fail(authn.UnknownUser, nil)
 		}
 	}
-	s, ok := t.secrets[secretKey{login, scheme}]
+	s, ok := f.secrets[secretKey{login, scheme}]
 	switch {
 	case !ok:
 		return nil, nil, f.fail(authn.UnknownUser, fmt.Errorf("no secret for %s", scheme))

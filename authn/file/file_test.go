@@ -37,7 +37,7 @@ func write(t *testing.T, name, content string, mode os.FileMode) string {
 	return path
 }
 
-func open(t *testing.T, users, secrets string) Verifier {
+func open(t *testing.T, users, secrets string) authn.Verifier {
 	t.Helper()
 	o := Options{Users: write(t, "users", users, 0o644)}
 	if secrets != "" {
@@ -280,42 +280,6 @@ func TestModes(t *testing.T) {
 	}
 }
 
-func TestReload(t *testing.T) {
-	t.Parallel()
-	users, secrets := write(t, "u", "alice:"+hashP+"\n", 0o600), write(t, "d", "alice:APOP:s\n", 0o600)
-	v, err := Open("file.local", Options{Users: users, Digests: secrets})
-	if err != nil {
-		t.Fatal(err)
-	}
-	rewrite := func(path, content string) {
-		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	rewrite(users, "bob:"+hashP+"\n")
-	rewrite(secrets, "alice\n")
-	err = v.Reload()
-	if err == nil || !strings.Contains(err.Error(), "verifier file.local goes on with what it has") || !strings.Contains(err.Error(), ":1:") {
-		t.Errorf("got %v", err)
-	}
-	if _, err := check(t, v, "alice", "p"); err != nil {
-		t.Errorf("after a reload that failed: %v", err)
-	}
-	if _, err := check(t, v, "bob", "p"); authn.KindOf(err) != authn.UnknownUser {
-		t.Errorf("half of a reload: %v", err)
-	}
-	rewrite(secrets, "bob:APOP:t\n")
-	if err := v.Reload(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := check(t, v, "bob", "p"); err != nil {
-		t.Errorf("after the reload: %v", err)
-	}
-	if _, err := check(t, v, "alice", "p"); authn.KindOf(err) != authn.UnknownUser {
-		t.Errorf("after the reload: %v", err)
-	}
-}
-
 // counted is a hash that counts how often it is computed.
 type counted struct {
 	matcher
@@ -348,7 +312,7 @@ func TestRule025UnknownUserCostsAHash(t *testing.T) {
 		}
 	}
 	f := &files{name: "f", slots: make(chan struct{}, 1)}
-	f.tables.Store(&tables{users: us})
+	f.users = us
 	for _, tt := range []struct {
 		login, password string
 		want            int64
@@ -408,7 +372,7 @@ func TestHashesAreBounded(t *testing.T) {
 		var running, most atomic.Int64
 		h := slow{&running, &most, make(chan struct{})}
 		f := &files{name: "f", slots: make(chan struct{}, 2)}
-		f.tables.Store(&tables{users: &users{byLogin: map[string]user{"a": {hash: h}}}})
+		f.users = &users{byLogin: map[string]user{"a": {hash: h}}}
 		ask := func(ctx context.Context) error {
 			_, err := f.verifyPassword(ctx, &authn.PasswordRequest{Login: "a", Password: authn.Password("p")})
 			return err

@@ -27,7 +27,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync/atomic"
 
 	"github.com/kpopd/kpopd/authn"
 )
@@ -48,17 +47,13 @@ type Mapper struct {
 	name  string
 	o     Options
 	rules []rule
-	logins
 	users userFinder
+	// the map file: Principal.String() to logins, the first of them for
+	// clients that ask for none
+	byPrincipal map[string][]string
 }
 
 var _ authn.PrincipalMapper = (*Mapper)(nil)
-
-type logins struct {
-	// the map file: Principal.String() to logins, the first of them for
-	// clients that ask for none
-	byPrincipal atomic.Pointer[map[string][]string]
-}
 
 // New reads the map file and the rules. name is the chain step's.
 func New(name string, o Options) (*Mapper, error) {
@@ -79,22 +74,11 @@ func New(name string, o Options) (*Mapper, error) {
 	if o.K5Login != "" && (!strings.HasPrefix(o.K5Login, "/") || strings.Count(o.K5Login, "%u") != 1) {
 		return nil, fmt.Errorf("k5login %q: an absolute path with %%u in it once is needed", o.K5Login)
 	}
-	t, err := m.load()
-	if err != nil {
+	var err error
+	if m.byPrincipal, err = m.load(); err != nil {
 		return nil, err
 	}
-	m.byPrincipal.Store(&t)
 	return m, nil
-}
-
-// Reload reads the map file again. After an error the old one stays in force.
-func (m *Mapper) Reload() error {
-	t, err := m.load()
-	if err != nil {
-		return fmt.Errorf("mapper %s goes on with what it has: %w", m.name, err)
-	}
-	m.byPrincipal.Store(&t)
-	return nil
 }
 
 // Name implements [authn.Verifier].
@@ -143,7 +127,7 @@ func (m *Mapper) wanted(p *authn.Principal, authzid string) ([]string, error) {
 // find returns the first login of want that p has, or p's own login when want
 // is empty.
 func (m *Mapper) find(p *authn.Principal, want []string) (string, error) {
-	if mapped, ok := (*m.byPrincipal.Load())[m.fold(p.String())]; ok {
+	if mapped, ok := m.byPrincipal[m.fold(p.String())]; ok {
 		return choose(mapped, want)
 	}
 	own, ruleErr := m.own(p)

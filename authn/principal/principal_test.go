@@ -181,25 +181,6 @@ func TestMapFileErrors(t *testing.T) {
 	}
 }
 
-func TestReload(t *testing.T) {
-	t.Parallel()
-	path := mapFile(t, "a@R alice")
-	m := newMapper(t, Options{Map: path})
-	for _, tt := range []struct {
-		content string
-		ok      bool
-		want    string
-	}{{"a@R", false, "alice"}, {"a@R bob", true, "bob"}} {
-		if err := os.WriteFile(path, []byte(tt.content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := m.Reload(); (err == nil) != tt.ok {
-			t.Errorf("%q: %v", tt.content, err)
-		}
-		mapping{tt.content, of("R", "a"), "", tt.want}.run(t, m)
-	}
-}
-
 func TestRules(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
