@@ -86,6 +86,11 @@ func limits(cfg *config.Config) listen.Limits {
 	if cfg.Limits.Connections > 0 {
 		l.Connections = min(l.Connections, cfg.Limits.Connections)
 	}
+	if l.PreAuth > 0 {
+		// half of the room is for those who have logged in: a full server makes
+		// no room for a newcomer, so strangers must not fill it
+		l.PreAuth = min(l.PreAuth, max(1, l.Connections/2))
+	}
 	return l
 }
 

@@ -122,6 +122,43 @@ func TestReloadKeepsParts(t *testing.T) {
 	}
 }
 
+// A file that is broken when the configuration is read again leaves its old
+// content in force; once it is mended, the new is.
+func TestReloadReadsUsers(t *testing.T) {
+	t.Parallel()
+	path := folder(t, base)
+	users := filepath.Join(filepath.Dir(path), "users")
+	s, _ := serve(t, path)
+	for _, c := range []struct {
+		content string
+		reloads bool
+		alice   bool
+	}{{"alice\n", false, true}, {"bob:*\n", true, false}} {
+		if err := os.WriteFile(users, []byte(c.content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Reload(t.Context()); (err == nil) != c.reloads {
+			t.Errorf("%q: %v", c.content, err)
+		}
+		if err := poll(t.Context(), s.Addrs()[0].String()); (err == nil) != c.alice {
+			t.Errorf("%q: alice: %v", c.content, err)
+		}
+	}
+}
+
+// Half of the room is for those who have logged in.
+func TestStrangersDoNotFillTheRoom(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ connections, preAuth, want int }{
+		{100, 1024, 50}, {100, 10, 10}, {1, 1024, 1}, {100, 0, 0},
+	} {
+		cfg := &config.Config{Limits: config.Limits{Connections: c.connections, PreAuth: c.preAuth}}
+		if got := limits(cfg).PreAuth; got != c.want {
+			t.Errorf("%d connections, %d not logged in: %d, want %d", c.connections, c.preAuth, got, c.want)
+		}
+	}
+}
+
 // Who has logged in no longer makes room for newcomers.
 func TestLoggedInStays(t *testing.T) {
 	t.Parallel()

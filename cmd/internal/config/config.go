@@ -185,7 +185,7 @@ type Maildrops struct {
 type Limits struct {
 	Connections  int           `mapstructure:"connections"`   // at once, all listeners; zero means as many as file descriptors allow
 	PerAddress   int           `mapstructure:"per_address"`   // at once from one IPv4 address or IPv6 /64; zero means no limit
-	PreAuth      int           `mapstructure:"pre_auth"`      // at once not logged in; a newcomer replaces the oldest; zero means no limit
+	PreAuth      int           `mapstructure:"pre_auth"`      // at once not logged in, half of connections at most; a newcomer replaces the oldest; zero means no limit
 	LoginTimeout time.Duration `mapstructure:"login_timeout"` // from greeting to login, in all
 	IdleTimeout  time.Duration `mapstructure:"idle_timeout"`  // between commands; RFC 1939 section 3 asks for 10 min at least
 	WriteTimeout time.Duration `mapstructure:"write_timeout"` // for the next octets of a reply to be taken by the client
