@@ -349,6 +349,7 @@ func (a *assembly) background() {
 			a.wg.Go(func() { d.certs.Watch(ctx, certificateInterval, a.log) }) // ended by quit
 		}
 	}
+	a.wg.Go(func() { a.watchCertificates(ctx) }) // ended by quit
 	if every := a.cfg.Kerberos.KeytabReload; a.acceptor != nil && every > 0 {
 		a.wg.Go(func() { a.watchKeytab(ctx, every) }) // ended by quit
 	}
@@ -385,23 +386,65 @@ func (a *assembly) watchKeytab(ctx context.Context, every time.Duration) {
 	}
 }
 
-// warn tells of certificates that are out of date or soon will be.
+// warn tells what the owner of the configuration should know about.
 func (a *assembly) warn() {
 	for _, w := range a.cfg.Warnings() {
 		a.log.Warn("configuration", "key", w.Key, "line", w.Line, "warning", w.Err.Error())
 	}
-	now := time.Now()
-	for _, d := range a.doors {
-		if d.certs == nil {
-			continue
-		}
-		for _, leaf := range d.certs.Leaves() {
-			switch left := leaf.NotAfter.Sub(now); {
-			case left <= 0, now.Before(leaf.NotBefore):
-				a.log.Error("certificate is not valid now", "listener", d.name, "subject", leaf.Subject.String(), "from", leaf.NotBefore, "to", leaf.NotAfter)
-			case left < 14*24*time.Hour:
-				a.log.Warn("certificate runs out", "listener", d.name, "subject", leaf.Subject.String(), "to", leaf.NotAfter)
-			}
+	a.warnCertificates()
+}
+
+func (a *assembly) warnCertificates() {
+	for _, w := range a.certificateWarnings(time.Now()) {
+		a.log.Warn("certificate", "key", w.Key, "line", w.Line, "warning", w.Err.Error())
+	}
+}
+
+// watchCertificates warns every day, as a server may run for longer than its
+// certificates.
+func (a *assembly) watchCertificates(ctx context.Context) {
+	tick := time.NewTicker(24 * time.Hour)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			a.warnCertificates()
 		}
 	}
+}
+
+// runsOutSoon is how long before its end a certificate is warned about. Who
+// renews by a program does so a month before.
+const runsOutSoon = 14 * 24 * time.Hour
+
+// certificateWarnings are about the certificates that listeners show: dates,
+// and keys that everybody may read.
+func (a *assembly) certificateWarnings(now time.Time) []*config.Problem {
+	var list []*config.Problem
+	i := slices.IndexFunc(a.doors, func(d *door) bool { return d.certs != nil })
+	if i < 0 {
+		return nil
+	}
+	// every store has all certificates, the one that its listener names first
+	leaves, files := a.doors[i].certs.Leaves(), a.certificates(a.cfg.Listeners[i])
+	for i, c := range a.cfg.Certificates {
+		leaf := leaves[slices.Index(files, certs.File{Cert: c.Cert, Key: c.Key})]
+		add := func(key, format string, args ...any) {
+			list = append(list, a.cfg.Problem(fmt.Sprintf("certificates[%d].%s", i, key), fmt.Errorf(format, args...)))
+		}
+		switch {
+		case now.After(leaf.NotAfter):
+			add("cert", "ran out on %s; clients refuse it: renew it", leaf.NotAfter.Format(time.DateOnly))
+		case now.Before(leaf.NotBefore):
+			add("cert", "is valid from %s on only; clients refuse it: check the clock", leaf.NotBefore.Format(time.DateOnly))
+		case leaf.NotAfter.Sub(now) < runsOutSoon:
+			add("cert", "runs out on %s; renew it", leaf.NotAfter.Format(time.DateOnly))
+		}
+		if st, err := os.Stat(c.Key); err == nil && st.Mode()&0o007 != 0 {
+			add("key", "%s is open to everybody (mode %04o): chmod 600 it", c.Key, st.Mode().Perm())
+		}
+	}
+	return list
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/kpopd/kpopd/authn"
 	"github.com/kpopd/kpopd/cmd/internal/config"
@@ -40,6 +41,9 @@ func Check(file string) (*Report, error) {
 	r.assembly, err = assemble(cfg, &parts{}, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		return nil, err
+	}
+	for _, w := range r.assembly.certificateWarnings(time.Now()) {
+		r.Warnings = append(r.Warnings, w)
 	}
 	return r, nil
 }

@@ -89,18 +89,21 @@ func (s *Store) Reload() (changed bool, err error) {
 func (s *Store) Watch(ctx context.Context, interval time.Duration, log *slog.Logger) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
+	broken := false // a lasting fault is told once
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		switch changed, err := s.Reload(); {
-		case err != nil:
-			log.Error("certificates not reloaded", "err", err)
+		changed, err := s.Reload()
+		switch {
+		case err != nil && !broken:
+			log.Error("certificates not reloaded, the old ones stay", "err", err)
 		case changed:
 			log.Info("certificates reloaded", "first", s.files[0].Cert)
 		}
+		broken = err != nil
 	}
 }
 

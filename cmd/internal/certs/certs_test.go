@@ -386,10 +386,18 @@ func TestWatch(t *testing.T) {
 		if s.Leaves()[0].SerialNumber.Cmp(before) == 0 {
 			t.Error("still the old certificate after a minute")
 		}
+		if err := os.WriteFile(f.Cert, []byte("torn"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
 		cancel()
 		<-done
 		if !strings.Contains(out.String(), "certificates reloaded") {
 			t.Errorf("log: %s", out.String())
+		}
+		if n := strings.Count(out.String(), "certificates not reloaded"); n != 1 {
+			t.Errorf("a lasting fault is told %d times:\n%s", n, out.String())
 		}
 	})
 }
