@@ -28,6 +28,40 @@ type Acceptor struct {
 	CheckAddresses bool          // compare the addresses in tickets that have some
 }
 
+// Usable lists the principals whose tickets can be taken: the keytab has a key
+// for them, and services, hosts and enctypes let it be used. When there are
+// none nobody gets in.
+func (a *Acceptor) Usable() []string {
+	var list []string
+	for _, keys := range *a.Keytab.keys.Load() {
+		n := keys[0].name.components
+		ours := len(n) == 2 && slices.Contains(a.services(), n[0]) && a.isHost(n[1])
+		if ours && slices.ContainsFunc(keys, func(k serviceKey) bool { return a.allows(k.key.Enctype()) }) {
+			list = append(list, keys[0].name.String())
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+func (a *Acceptor) services() []string {
+	if len(a.Services) == 0 {
+		return []string{"pop", "pop3"}
+	}
+	return a.Services
+}
+
+func (a *Acceptor) isHost(host string) bool {
+	return len(a.Hosts) == 0 || slices.ContainsFunc(a.Hosts, func(h string) bool { return strings.EqualFold(h, host) })
+}
+
+func (a *Acceptor) allows(enctype int32) bool {
+	if len(a.Enctypes) == 0 {
+		return slices.Contains(DefaultEnctypes(), enctype)
+	}
+	return slices.Contains(a.Enctypes, enctype)
+}
+
 // Options are what a protocol adds to the checks.
 type Options struct {
 	Remote netip.Addr // of the client, for CheckAddresses
@@ -175,28 +209,21 @@ func (r *request) decode(b []byte) error {
 }
 
 func (r *request) checkService() error {
-	services := r.a.Services
-	if len(services) == 0 {
-		services = []string{"pop", "pop3"}
-	}
+	services := r.a.services()
 	t := &r.msg.Ticket
 	sname := t.SName.NameString
 	n := nameOf(t.SName, t.Realm)
 	switch {
 	case len(sname) != 2 || sname[0] == "" || sname[1] == "" || !slices.Contains(services, sname[0]):
 		return refuse(CodeNotUs, rejected, "This ticket is for %s, and a ticket for %s/HOST is needed", n, services[0])
-	case len(r.a.Hosts) > 0 && !slices.ContainsFunc(r.a.Hosts, func(h string) bool { return strings.EqualFold(h, sname[1]) }):
+	case !r.a.isHost(sname[1]):
 		return refuse(CodeNotUs, rejected, "This ticket is for %s, which is not this server", n)
 	}
 	return r.checkEnctype(t.EncPart.EType, "ticket")
 }
 
 func (r *request) checkEnctype(enctype int32, of string) error {
-	allowed := r.a.Enctypes
-	if len(allowed) == 0 {
-		allowed = DefaultEnctypes()
-	}
-	if !slices.Contains(allowed, enctype) {
+	if !r.a.allows(enctype) {
 		return refuse(CodeEtypeNoSupp, denied, "The %s is encrypted with %s, which is not taken here", of, EnctypeName(enctype))
 	}
 	return nil

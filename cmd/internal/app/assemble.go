@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -114,7 +115,18 @@ func (a *assembly) openKerberos(old *parts) error {
 		Keytab: a.parts.keytab, Services: k.Services, Hosts: k.Hosts, Enctypes: k.EnctypeNumbers(),
 		Skew: k.ClockSkew, Replay: a.parts.replay, CheckAddresses: k.CheckAddresses,
 	}
+	if len(a.acceptor.Usable()) == 0 {
+		return a.cfg.Problem("kerberos.keytab", fmt.Errorf("no ticket could be taken: %s has keys for %s; "+
+			"add one for pop/HOST, or change services, hosts or enctypes", k.Keytab, nameList(a.parts.keytab.Services())))
+	}
 	return nil
+}
+
+func nameList(names []string) string {
+	if len(names) == 0 {
+		return "nobody"
+	}
+	return strings.Join(names, ", ")
 }
 
 func (a *assembly) openKeytab(old *parts) (err error) {

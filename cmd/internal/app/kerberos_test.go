@@ -105,6 +105,36 @@ func refusedWith(err error, code int32) bool {
 	return errors.As(err, &e) && e.Code == code
 }
 
+// A keytab that no ticket could be checked with is refused when it is loaded, and
+// not at each login.
+func TestUnusableKeytab(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ name, service, keys, want string }{
+		{"keys of the machine", "host/localhost", "", "keys for host/localhost@DEMO.TEST; add one for pop/HOST, or change services, hosts or enctypes"},
+		{"another host", service, "hosts: [mail.example], ", "keys for pop/localhost@DEMO.TEST; add one for pop/HOST, or change services, hosts or enctypes"},
+		{"another service", service, "services: [imap], ", "keys for pop/localhost@DEMO.TEST; add one for pop/HOST, or change services, hosts or enctypes"},
+		{"another enctype", service, "enctypes: [rc4-hmac], ", "keys for pop/localhost@DEMO.TEST; add one for pop/HOST, or change services, hosts or enctypes"},
+		{"the host in another case", service, "hosts: [LOCALHOST], ", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			kdc, path := realm(t)
+			kdc.AddService("host/localhost")
+			text := strings.Replace(campus, "{keytab: keytab, ", "{keytab: keytab, "+c.keys, 1)
+			if err := errors.Join(
+				kdc.WriteKeytab(filepath.Join(filepath.Dir(path), "keytab"), c.service),
+				os.WriteFile(path, []byte(text), 0o600),
+			); err != nil {
+				t.Fatal(err)
+			}
+			_, err := Check(path)
+			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), "k.yaml:10: kerberos.keytab: no ticket could be taken") || !strings.Contains(err.Error(), c.want)) {
+				t.Errorf("got %v, want %s", err, c.want)
+			}
+		})
+	}
+}
+
 // One AP-REQ opens one session: not on another listener, not after a reload,
 // not after a restart.
 func TestRule198_ReplayedEverywhere(t *testing.T) {
