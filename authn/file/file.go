@@ -4,7 +4,8 @@
 // A line of the users file is login, hash, and more fields that are left alone,
 // with colons between: a passwd-file of Dovecot, an htpasswd and a shadow file
 // all read that way. A field maildrop=… says where the user's maildrop is. A
-// field nologin, or a ! before the hash, locks the user.
+// field nologin, or a ! before the hash, locks the user. The day on which an
+// account of a shadow file runs out is obeyed, the age of its password is not.
 //
 // A line of the digests file is login, APOP or CRAM-MD5, secret. These secrets
 // are as good as passwords to a reader, so nobody but the owner may read the
@@ -20,8 +21,9 @@
 // and so does a user without one. No more hashes are computed at a time than
 // Options.Hashes, and nobody waits for one past the deadline of the attempt.
 //
-// A locked user is denied whatever the password: a refusal that lets the chain
-// go on would leave him to a later step.
+// A locked user, or one whose account ran out, is refused whatever the password
+// and for good: a refusal that lets the chain go on would leave him to a later
+// step.
 //
 // Files are read whole and checked whole, once: who reloads opens a new verifier
 // and swaps it for the old one. Errors name file, line and remedy, never a hash.
@@ -131,13 +133,14 @@ func (f *files) verifyPassword(ctx context.Context, r *authn.PasswordRequest) (*
 		h = f.users.dummy
 	}
 	match, err := f.match(ctx, h, r.Password)
+	closed := u.closed()
 	switch {
 	case err != nil:
 		return nil, f.fail(authn.Unavailable, err)
 	case !known:
 		return nil, f.fail(authn.UnknownUser, nil)
-	case u.locked:
-		return nil, f.fail(authn.Denied, errors.New("locked in the users file"))
+	case closed != nil:
+		return nil, f.fail(closed.Kind, closed.Err)
 	case u.hash == nil:
 		return nil, f.fail(authn.Rejected, errors.New("has no password"))
 	case !match:
@@ -169,12 +172,12 @@ func (f *files) secret(login, scheme string) (authn.Password, *authn.Identity, e
 		}
 	}
 	s, ok := f.secrets[secretKey{login, scheme}]
-	switch {
-	case !ok:
+	if !ok {
 		return nil, nil, f.fail(authn.UnknownUser, fmt.Errorf("no secret for %s", scheme))
-	case u.locked:
+	}
+	if closed := u.closed(); closed != nil {
 		// unproven yet, but a later step must not let him in
-		return nil, nil, f.fail(authn.Denied, errors.New("locked in the users file"))
+		return nil, nil, f.fail(closed.Kind, closed.Err)
 	}
 	return append(authn.Password{}, s...), u.identity(login), nil
 }

@@ -100,6 +100,9 @@ func TestUsersFile(t *testing.T) {
 		"plain:" + hashP,
 		"htpasswd:" + strings.Replace(hashP, "$2b$", "$2y$", 1) + "\r",
 		"shadow:" + hashSHA6 + ":19000:0:99999:7:::",
+		"expired:" + hashSHA6 + ":19000:0:99999:7::19500:",
+		"expires:" + hashSHA6 + ":19000:0:99999:7::2000000000:",
+		"chfn:" + hashP + ":1000:1000:maildrop=plain nologin,,,:/home/chfn:/bin/sh",
 		"dovecot:{BLF-CRYPT}" + hashP + ":5000:5000::/home/d::userdb_quota=1G maildrop=lists/dovecot",
 		"crypt:{CRYPT}" + hashSHA5,
 		"lower:{sha512-crypt}" + hashSHA6,
@@ -123,6 +126,10 @@ func TestUsersFile(t *testing.T) {
 		{"Plain", "p", authn.UnknownUser, false, nil},
 		{"htpasswd", "p", 0, true, nil},
 		{"shadow", "p", 0, true, nil},
+		{"expired", "p", authn.Expired, false, nil},
+		{"expired", "x", authn.Expired, false, nil},
+		{"expires", "p", 0, true, nil},
+		{"chfn", "p", 0, true, nil},
 		{"dovecot", "p", 0, true, map[string]string{authn.AttrMaildrop: "lists/dovecot"}},
 		{"crypt", "p", 0, true, nil},
 		{"lower", "p", 0, true, nil},
@@ -208,7 +215,7 @@ func TestErrorsAreBounded(t *testing.T) {
 
 func TestDigestsFile(t *testing.T) {
 	t.Parallel()
-	v := open(t, "alice:*:maildrop=a\nbob:!"+hashP+"\n", "# c\r\nalice:APOP: a:b \r\nalice:CRAM-MD5:c\r\nbob:APOP:x\ngone:APOP:y\n").(authn.SecretSource)
+	v := open(t, "alice:*:maildrop=a\nbob:!"+hashP+"\ncarol:*:19000:0:99999:7::19500:\n", "# c\r\nalice:APOP: a:b \r\nalice:CRAM-MD5:c\r\nbob:APOP:x\ncarol:APOP:x\ngone:APOP:y\n").(authn.SecretSource)
 	for _, tt := range []struct {
 		login, scheme, secret string
 		want                  authn.Kind
@@ -217,6 +224,7 @@ func TestDigestsFile(t *testing.T) {
 		{"alice", "CRAM-MD5", "c", 0},
 		{"bob", "CRAM-MD5", "", authn.UnknownUser},
 		{"bob", "APOP", "", authn.Denied},
+		{"carol", "APOP", "", authn.Expired},
 		{"gone", "APOP", "", authn.UnknownUser},
 		{"nobody", "APOP", "", authn.UnknownUser},
 		{"alice", "SCRAM", "", authn.UnknownUser},

@@ -2,8 +2,11 @@ package file
 
 import (
 	"bytes"
+	"errors"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/kpopd/kpopd/authn"
 )
@@ -11,6 +14,7 @@ import (
 type user struct {
 	hash   matcher // nil: no password opens it
 	locked bool
+	until  time.Time // when the account runs out; zero for never
 	attrs  map[string]string
 }
 
@@ -86,7 +90,13 @@ func parseUser(field, extra string) (u user, class string, err error) {
 	if u.hash, class, u.locked, err = parseField(field); err != nil {
 		return user{}, "", err
 	}
-	for _, f := range strings.FieldsFunc(extra, func(r rune) bool { return r == ':' || r == ' ' || r == '\t' }) {
+	fields := strings.Split(extra, ":")
+	if len(fields) >= 5 {
+		// a line of passwd: users may write this field themselves, with chfn
+		fields[2] = ""
+	}
+	u.until = shadowExpiry(fields)
+	for _, f := range strings.Fields(strings.Join(fields, " ")) {
 		key, value, _ := strings.Cut(f, "=")
 		switch key {
 		case "nologin":
@@ -101,4 +111,28 @@ func parseUser(field, extra string) (u user, class string, err error) {
 		}
 	}
 	return u, class, nil
+}
+
+// shadowExpiry is the date in the eighth field of a line of shadow, whose fields
+// from the third on are seven numbers that may be empty.
+func shadowExpiry(fields []string) time.Time {
+	if len(fields) != 7 || strings.Trim(strings.Join(fields, ""), "0123456789") != "" {
+		return time.Time{}
+	}
+	days, err := strconv.ParseInt(fields[5], 10, 32)
+	if err != nil || days == 0 {
+		return time.Time{}
+	}
+	return time.Unix(days*24*60*60, 0)
+}
+
+// closed says why nobody may log in as u, whatever the proof; nil when he may.
+func (u user) closed() *authn.Error {
+	switch {
+	case u.locked:
+		return &authn.Error{Kind: authn.Denied, Err: errors.New("locked in the users file")}
+	case !u.until.IsZero() && !time.Now().Before(u.until):
+		return &authn.Error{Kind: authn.Expired, Err: errors.New("the account ran out, says the users file")}
+	}
+	return nil
 }
