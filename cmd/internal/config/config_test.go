@@ -115,6 +115,7 @@ func TestProblems(t *testing.T) {
 		{"port out of range", ":1109", ":99999", `k.yaml:3: listeners[1].address: "99999" is no port; write a number from 1 to 65535`},
 		{"no port", ":1109", "127.0.0.1:", `k.yaml:3: listeners[1].address: "127.0.0.1:" has no port; write host:port or :port`},
 		{"address that is none", ":1109", "300.1.2.3:1109", `k.yaml:3: listeners[1].address: "300.1.2.3" is no IP address`},
+		{"two listeners on a port", "address: \":1109\"", "address: \"127.0.0.1:110\"", `k.yaml:3: listeners[1].address: 127.0.0.1:110 takes what listeners[0] listens on, :110; choose another`},
 		{"negative hashes", "digests: digests", "digests: digests, hashes: -1", `k.yaml:15: verifiers[0].hashes: -1 is out of range; zero means the number of processors`},
 		{"rules for nobody", "local_realms: [Demo.TEST]", `rules: ["RULE:[1:$1]"]`, `k.yaml:16: verifiers[1].rules: no principal is asked about them; set local_realms or rule_realms`},
 		{"realms of no rules", "[Demo.TEST]", "[Demo.TEST], rule_realms: [X.TEST]", `k.yaml:16: verifiers[1].rule_realms: has no effect without rules`},
@@ -133,6 +134,40 @@ func TestProblems(t *testing.T) {
 				t.Errorf("got:\n%v\nwant a line that begins with:\n%s", err, c.want)
 			}
 		})
+	}
+}
+
+func TestOverlap(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		a, b string
+		want bool
+	}{
+		{":110", ":110", true},
+		{":110", ":995", false},
+		{":110", "127.0.0.1:110", true},
+		{"[::]:110", "127.0.0.1:110", true},
+		{"0.0.0.0:110", "192.0.2.1:110", true},
+		{"0.0.0.0:110", "[::1]:110", false},
+		{"0.0.0.0:110", "mail.example:110", true},
+		{"127.0.0.1:110", "[::1]:110", false},
+		{"127.0.0.1:0", "127.0.0.1:0", false},
+	} {
+		if overlap(c.a, c.b) != c.want || overlap(c.b, c.a) != c.want {
+			t.Errorf("%s and %s: want %v", c.a, c.b, c.want)
+		}
+	}
+}
+
+// A listener without TLS, whose policy has everything wait for TLS, could be used
+// by nobody.
+func TestNothingBeforeTLSThatNeverComes(t *testing.T) {
+	t.Parallel()
+	text := strings.NewReplacer("tls: starttls, ", "", "[GSSAPI, CRAM-MD5, PLAIN],", "[CRAM-MD5], before_tls: [],").Replace(good)
+	_, err := Parse("k.yaml", []byte(text))
+	want := `k.yaml:2: listeners[0].policy: policy "internet" offers nothing that a client of this listener could use`
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v, want %s", err, want)
 	}
 }
 

@@ -141,8 +141,8 @@ func (p *problems) listener(at string, l Listener) {
 	p.oneOf(at+".tls", l.TLS, TLSNone, TLSStart, TLSImplicit)
 	p.address(at+".address", l.Address)
 	for j, other := range p.c.Listeners {
-		if _, port, _ := net.SplitHostPort(l.Address); other.Address == l.Address && port != "0" && other.Name != l.Name {
-			p.add(at+".address", "%s is also the address of listeners[%d]; choose another", l.Address, j)
+		if other.Name != l.Name && overlap(l.Address, other.Address) {
+			p.add(at+".address", "%s takes what listeners[%d] listens on, %s; choose another", l.Address, j, other.Address)
 			break
 		}
 	}
@@ -156,6 +156,23 @@ func (p *problems) listener(at string, l Listener) {
 	if ok {
 		p.listenerPolicy(at, l, x)
 	}
+}
+
+// overlap reports whether two sockets cannot be open at the same time: their
+// ports are the same, and so are their hosts, or one of them is all addresses.
+func overlap(a, b string) bool {
+	hostA, portA, errA := net.SplitHostPort(a)
+	hostB, portB, errB := net.SplitHostPort(b)
+	if errA != nil || errB != nil || portA != portB || portA == "0" {
+		return false
+	}
+	return hostA == hostB || isAll(hostA, hostB) || isAll(hostB, hostA)
+}
+
+// isAll reports whether host is all addresses of the family of other.
+func isAll(host, other string) bool {
+	ip, err := netip.ParseAddr(other)
+	return host == "" || host == "::" || host == "0.0.0.0" && (err != nil || ip.Is4())
 }
 
 // address wants host:port. A host that is a name is looked up when the socket
@@ -194,6 +211,8 @@ func (p *problems) listenerPolicy(at string, l Listener, x Policy) {
 		m, _ := mechanismNamed(name)
 		switch {
 		case name == "KPOP":
+		case !l.UsesTLS() && x.BeforeTLS != nil && !slices.Contains(x.BeforeTLS, name):
+			// the policy may be for other listeners too
 		case name == "GSSAPI" && !l.UsesTLS() && p.c.GSSAPI.ChannelBinding == "require":
 			p.add(at+".policy", "policy %q offers GSSAPI, which gssapi.channel_binding binds to TLS, and the listener never has TLS", x.Name)
 		case m.plaintext && !l.UsesTLS() && x.Plain != PlainTrusted:
