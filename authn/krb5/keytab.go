@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -97,6 +98,16 @@ func (k *Keytab) Reload() error {
 	k.keys.Store(&set)
 	k.from = info
 	return nil
+}
+
+// Keep gives k the keys of old that it does not have, as a Reload of old would
+// have kept them.
+func (k *Keytab) Keep(old *Keytab) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	set := maps.Clone(*k.keys.Load())
+	set.keep(*old.keys.Load(), time.Now())
+	k.keys.Store(&set)
 }
 
 // Changed reports whether the file is not the one that was loaded last. A file

@@ -47,8 +47,7 @@ type assembly struct {
 }
 
 // parts outlive a reload as long as the configuration names the same ones:
-// replay cache, keytab (whose old keys stay good) and store (whose listings
-// stay warm).
+// replay cache, old keys of the keytab, and store (whose listings stay warm).
 type parts struct {
 	replay     krb5.ReplayCache
 	replayPath string
@@ -105,19 +104,24 @@ func (a *assembly) openKerberos(old *parts) error {
 	if k.Keytab == "" {
 		return nil
 	}
-	if err := a.openKeytab(old); err != nil {
+	keytab, err := krb5.OpenKeytab(k.Keytab)
+	if err != nil {
 		return a.cfg.Problem("kerberos.keytab", err)
 	}
+	a.parts.keytab, a.parts.keytabPath = keytab, k.Keytab
 	if err := a.openReplay(old); err != nil {
 		return a.cfg.Problem("kerberos.replay_cache", err)
 	}
 	a.acceptor = &krb5.Acceptor{
-		Keytab: a.parts.keytab, Services: k.Services, Hosts: k.Hosts, Enctypes: k.EnctypeNumbers(),
+		Keytab: keytab, Services: k.Services, Hosts: k.Hosts, Enctypes: k.EnctypeNumbers(),
 		Skew: k.ClockSkew, Replay: a.parts.replay, CheckAddresses: k.CheckAddresses,
 	}
 	if len(a.acceptor.Usable()) == 0 {
 		return a.cfg.Problem("kerberos.keytab", fmt.Errorf("no ticket could be taken: %s has keys for %s; "+
-			"add one for pop/HOST, or change services, hosts or enctypes", k.Keytab, nameList(a.parts.keytab.Services())))
+			"add one for pop/HOST, or change services, hosts or enctypes", k.Keytab, nameList(keytab.Services())))
+	}
+	if old.keytab != nil && old.keytabPath == k.Keytab {
+		keytab.Keep(old.keytab)
 	}
 	return nil
 }
@@ -127,17 +131,6 @@ func nameList(names []string) string {
 		return "nobody"
 	}
 	return strings.Join(names, ", ")
-}
-
-func (a *assembly) openKeytab(old *parts) (err error) {
-	path := a.cfg.Kerberos.Keytab
-	a.parts.keytabPath = path
-	if old.keytab != nil && old.keytabPath == path {
-		a.parts.keytab = old.keytab
-		return old.keytab.Reload()
-	}
-	a.parts.keytab, err = krb5.OpenKeytab(path)
-	return err
 }
 
 func (a *assembly) openReplay(old *parts) error {

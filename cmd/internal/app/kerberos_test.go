@@ -212,6 +212,19 @@ func TestKeytabRotation(t *testing.T) {
 	if err := kdc.WriteKeytab(filepath.Join(filepath.Dir(path), "keytab"), service); err != nil {
 		t.Fatal(err)
 	}
+	// what else is wrong keeps all as it was, the keytab too
+	if err := os.WriteFile(path, []byte(strings.Replace(campus, `"127.0.0.1:0"`, `"192.0.2.1:1"`, 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Reload(t.Context()); err == nil {
+		t.Error("an address that is not ours was bound")
+	}
+	if err := show(t.Context(), s, 0, initiate(t, after)); !refusedWith(err, krb5.CodeBadKeyVer) {
+		t.Errorf("the new key after a reload that failed: %v", err)
+	}
+	if err := os.WriteFile(path, []byte(campus), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if err := s.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
