@@ -240,7 +240,7 @@ func TestStartRefuses(t *testing.T) {
 			text := strings.Replace(base, c.old, c.new, 1)
 			if c.want == "" {
 				text = strings.Replace(text, `0", policy`, `0", tls: starttls, policy`, 1)
-				c.want = "k.yaml:2: listeners[0].certificate: read certificate"
+				c.want = "k.yaml:3: certificates[0]: read certificate"
 			}
 			s, err := Start(t.Context(), folder(t, text), &syncBuffer{})
 			if err == nil {

@@ -64,7 +64,7 @@ func assemble(cfg *config.Config, old *parts, log *slog.Logger, trace *authn.Tra
 		cfg: cfg, parts: &parts{}, log: log, trace: trace,
 		chains: map[string]authn.Chain{}, policies: map[string]*authn.Policy{},
 	}
-	err := errors.Join(a.openStore(old), a.openKerberos(old), a.buildChains())
+	err := errors.Join(a.checkCertificates(), a.buildChains(), a.openKerberos(old), a.openStore(old))
 	if err == nil {
 		err = errors.Join(a.buildPolicies(), a.buildDoors())
 	}
@@ -80,6 +80,18 @@ func (p *parts) close(next *parts) error {
 		return c.Close()
 	}
 	return nil
+}
+
+// checkCertificates tells of each certificate that cannot be used, once and not
+// for every listener.
+func (a *assembly) checkCertificates() error {
+	var errs []error
+	for i, c := range a.cfg.Certificates {
+		if _, err := certs.New([]certs.File{{Cert: c.Cert, Key: c.Key}}); err != nil {
+			errs = append(errs, a.cfg.Problem(fmt.Sprintf("certificates[%d]", i), err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (a *assembly) openStore(old *parts) error {
@@ -158,7 +170,7 @@ func (a *assembly) buildChains() error {
 	for i, v := range a.cfg.Verifiers {
 		built, err := openVerifier(v)
 		if err != nil {
-			errs = append(errs, a.cfg.Problem(fmt.Sprintf("verifiers[%d]", i), err))
+			errs = append(errs, a.problems(fmt.Sprintf("verifiers[%d]", i), err))
 			continue
 		}
 		verifiers[v.Name] = built
@@ -177,6 +189,19 @@ func (a *assembly) buildChains() error {
 		a.chains[c.Name] = chain
 	}
 	return nil
+}
+
+// problems is a problem for each error of err, so that each says where it is.
+func (a *assembly) problems(key string, err error) error {
+	list, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return a.cfg.Problem(key, err)
+	}
+	var errs []error
+	for _, e := range list.Unwrap() {
+		errs = append(errs, a.problems(key, e))
+	}
+	return errors.Join(errs...)
 }
 
 func next(word string) authn.Next {

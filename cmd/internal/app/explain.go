@@ -2,6 +2,7 @@ package app
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -32,14 +33,15 @@ func Check(file string) (*Report, error) {
 	for _, w := range cfg.Warnings() {
 		r.Warnings = append(r.Warnings, w)
 	}
+	var noCache error
 	if cache := cfg.Kerberos.ReplayCache; cfg.Kerberos.Keytab != "" && cache != config.ReplayMemory {
 		if _, err := os.Stat(filepath.Dir(cache)); err != nil {
-			return nil, cfg.Problem("kerberos.replay_cache", err)
+			noCache = cfg.Problem("kerberos.replay_cache", err)
 		}
 	}
 	cfg.Kerberos.ReplayCache = config.ReplayMemory
 	r.assembly, err = assemble(cfg, &parts{}, slog.New(slog.DiscardHandler), nil)
-	if err != nil {
+	if err := errors.Join(err, noCache); err != nil {
 		return nil, err
 	}
 	for _, w := range r.assembly.certificateWarnings(time.Now()) {
