@@ -237,8 +237,11 @@ func (k *KDC) Listen(addr string) error {
 // Addr is where it listens.
 func (k *KDC) Addr() string { return k.tcp.Addr().String() }
 
-// Close stops serving and waits until all is done.
+// Close stops serving, if it has begun, and waits until all is done.
 func (k *KDC) Close() error {
+	if k.tcp == nil {
+		return nil
+	}
 	err := errors.Join(k.tcp.Close(), k.udp.Close())
 	k.mu.Lock()
 	for c := range k.conns {

@@ -2,6 +2,7 @@ package krb5test_test
 
 import (
 	"context"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -95,6 +96,23 @@ func TestClient(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A KDC whose address was taken is closed like any other.
+func TestCloseWithoutListening(t *testing.T) {
+	t.Parallel()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	k := krb5test.NewKDC("EXAMPLE.TEST")
+	if err := k.Listen(taken.Addr().String()); err == nil {
+		t.Error("it listens where another one does")
+	}
+	if err := k.Close(); err != nil {
+		t.Error(err)
 	}
 }
 
