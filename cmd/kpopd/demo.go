@@ -5,14 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"syscall"
 
 	"github.com/spf13/cobra"
-
-	"github.com/kpopd/kpopd/cmd/internal/app"
 )
 
 // demoOptions are the flags of the demonstration.
@@ -55,6 +54,11 @@ The passwords are the same in every demonstration: do not open it to a network.`
 func demo(ctx context.Context, o *demoOptions, out io.Writer) (err error) {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
+	if o.ready != "" { // of an earlier demonstration, which would be read too soon
+		if err := os.Remove(o.ready); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("ready file: %w", err)
+		}
+	}
 	dir, remove, err := scratch(o.dir)
 	if err != nil {
 		return err
@@ -70,7 +74,7 @@ func demo(ctx context.Context, o *demoOptions, out io.Writer) (err error) {
 		return fmt.Errorf("demo log: %w", err)
 	}
 	defer log.Close()
-	s, err := app.Start(ctx, w.Configuration, log)
+	s, err := w.serve(ctx, log)
 	if err != nil {
 		return err
 	}
@@ -82,7 +86,7 @@ func demo(ctx context.Context, o *demoOptions, out io.Writer) (err error) {
 	}
 	w.describe(out)
 	err = w.walk(ctx, out)
-	if o.exit {
+	if o.exit || ctx.Err() != nil {
 		return err
 	}
 	w.hints(out)

@@ -3,9 +3,14 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
+	"io"
+	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -45,18 +50,24 @@ func fetched(t *testing.T, w *world) int {
 func TestDemoCommands(t *testing.T) {
 	t.Parallel()
 	krb5test.Need(t, "sh", "kinit", "fetchmail", "curl", "openssl", "unshare", "mount")
-	w, err := build(t.TempDir(), addresses{})
+	dir := filepath.Join(t.TempDir(), "a folder that isn't plain")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	w, err := build(dir, addresses{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer w.close()
 	var log bytes.Buffer
-	s, err := app.Start(t.Context(), w.Configuration, &log)
+	s, err := w.serve(t.Context(), &log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Shutdown(nil)
 	commands := w.commands()
+	if len(commands) != 8 {
+		t.Fatalf("%d commands are printed, want 8", len(commands))
+	}
 	ticket := commands[0].command + "\n"
 	for i, want := range []string{
 		"Password for alice@DEMO.TEST",
@@ -82,7 +93,34 @@ func TestDemoCommands(t *testing.T) {
 	if got := fetched(t, w); got != len(demoMail()) {
 		t.Errorf("fetchmail has delivered %d messages, want %d", got, len(demoMail()))
 	}
+	s.Shutdown(nil)
 	if t.Failed() {
 		t.Logf("server:\n%.6000s", log.String())
+	}
+}
+
+// A port that is lost between finding and binding it is told in the way that
+// world.serve looks for.
+func TestDemoPortLost(t *testing.T) {
+	t.Parallel()
+	w, err := build(t.TempDir(), addresses{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.close()
+	if err := w.findPorts(); err != nil {
+		t.Fatal(err)
+	}
+	thief, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer thief.Close()
+	w.Addresses.KPOP = thief.Addr().String()
+	if err := w.makeConfiguration(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := app.Start(t.Context(), w.Configuration, io.Discard); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("a taken port is told as %v", err)
 	}
 }

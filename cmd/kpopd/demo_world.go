@@ -2,17 +2,22 @@ package main
 
 import (
 	"bytes"
+	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/kpopd/kpopd/authn"
 	"github.com/kpopd/kpopd/authn/file"
 	"github.com/kpopd/kpopd/authn/krb5"
+	"github.com/kpopd/kpopd/cmd/internal/app"
 	"github.com/kpopd/kpopd/cmd/internal/certs"
 	"github.com/kpopd/kpopd/krb5test"
 	"github.com/kpopd/kpopd/maildrop/maildir"
@@ -70,7 +75,8 @@ func demoUsers() []user {
 	}
 }
 
-// build makes the world in an empty folder and starts its KDC.
+// build makes the world in an empty folder and starts its KDC. Where the server
+// listens, and what depends on it, is made by serve.
 func build(dir string, a addresses) (*world, error) {
 	w := &world{Dir: dir, Addresses: a, Realm: demoRealm, Service: demoService, Users: demoUsers(), stored: map[string][]byte{}}
 	w.Configuration, w.Log = w.path("kpopd.yaml"), w.path("kpopd.log")
@@ -80,7 +86,7 @@ func build(dir string, a addresses) (*world, error) {
 		u.Principal, u.Maildir = u.Name+"@"+demoRealm, w.path("mail", u.Name)
 	}
 	for _, step := range []func() error{
-		w.freePorts, w.makeCertificates, w.makeUsers, w.makeMail, w.startKDC, w.makeConfiguration, w.makeClients,
+		w.makeCertificates, w.makeUsers, w.makeMail, w.startKDC,
 	} {
 		if err := step(); err != nil {
 			w.close()
@@ -107,22 +113,38 @@ func (w *world) write(path string, text []byte) error {
 	return nil
 }
 
-// freePorts chooses what was not given. The sockets are open together, so that
-// no two are the same.
-func (w *world) freePorts() error {
-	for _, a := range []*string{&w.Addresses.POP3, &w.Addresses.POP3S, &w.Addresses.KPOP} {
-		if *a != "" && !strings.HasSuffix(*a, ":0") {
-			continue
+// serve starts the server. A port that was found free may be another program's
+// a moment later: then others are looked for.
+func (w *world) serve(ctx context.Context, log io.Writer) (*app.Server, error) {
+	wanted := w.Addresses
+	for left := 10; ; left-- {
+		w.Addresses = wanted
+		if err := w.findPorts(); err != nil {
+			return nil, err
 		}
-		if *a == "" {
-			*a = "127.0.0.1:0"
+		if err := errors.Join(w.makeConfiguration(), w.makeClients()); err != nil {
+			return nil, err
 		}
-		l, err := net.Listen("tcp", *a)
+		s, err := app.Start(ctx, w.Configuration, log)
+		if err == nil || left == 0 || !errors.Is(err, syscall.EADDRINUSE) {
+			return s, err
+		}
+	}
+}
+
+// findPorts tries the addresses that were given and chooses the others. The
+// sockets are open together, so that no two are the same.
+func (w *world) findPorts() error {
+	for _, door := range []struct {
+		flag    string
+		address *string
+	}{{"pop3", &w.Addresses.POP3}, {"pop3s", &w.Addresses.POP3S}, {"kpop", &w.Addresses.KPOP}} {
+		l, err := net.Listen("tcp", cmp.Or(*door.address, "127.0.0.1:0"))
 		if err != nil {
-			return fmt.Errorf("find a free port: %w", err)
+			return fmt.Errorf("--%s: %w", door.flag, err)
 		}
 		defer l.Close()
-		*a = l.Addr().String()
+		*door.address = l.Addr().String()
 	}
 	return nil
 }
@@ -188,11 +210,8 @@ func (w *world) startKDC() error {
 		w.kdc.AddUser(u.Name, u.Kerberos)
 	}
 	w.kdc.AddService(demoService)
-	if w.Addresses.KDC == "" {
-		w.Addresses.KDC = "127.0.0.1:0"
-	}
-	if err := w.kdc.Listen(w.Addresses.KDC); err != nil {
-		return fmt.Errorf("start KDC: %w", err)
+	if err := w.kdc.Listen(cmp.Or(w.Addresses.KDC, "127.0.0.1:0")); err != nil {
+		return fmt.Errorf("--kdc: %w", err)
 	}
 	w.Addresses.KDC = w.kdc.Addr()
 	return w.kdc.WriteKeytab(w.Keytab, demoService)
@@ -225,7 +244,7 @@ verifiers:
 kerberos: {keytab: keytab, replay_cache: replay}
 pop3: {hostname: localhost}
 maildrops: {root: mail}
-`, w.Configuration, w.Addresses.POP3, w.Addresses.POP3S, w.Addresses.KPOP, demoRealm)
+`, quoted(w.Configuration), w.Addresses.POP3, w.Addresses.POP3S, w.Addresses.KPOP, demoRealm)
 	return w.write(w.Configuration, []byte(text))
 }
 
@@ -237,8 +256,8 @@ func (w *world) makeClients() error {
 		known = nil // a system that has none
 	}
 	rc := fmt.Sprintf(`# KPOP: the port is that of the service name kpop, the ticket is the login.
-poll %s protocol kpop auth kerberos_v5 no dns user "alice" sslproto "TLS1.2+" sslcertck sslcertfile %q keep fetchall mda "cat >>%s"
-`, demoHost, w.CA, w.path("fetched"))
+poll %s protocol kpop auth kerberos_v5 no dns user "alice" sslproto "TLS1.2+" sslcertck sslcertfile %q keep fetchall mda %q
+`, demoHost, w.CA, "cat >>"+quoted(w.path("fetched")))
 	return errors.Join(
 		w.write(w.Krb5Conf, []byte(w.kdc.Krb5Conf())),
 		w.write(w.Services, fmt.Appendf(known, "\nkpop\t%s/tcp\n", portOf(w.Addresses.KPOP))),
@@ -254,10 +273,11 @@ func (w *world) writeReady(path string) error {
 		return fmt.Errorf("ready file: %w", err)
 	}
 	part := path + ".part"
-	if err := w.write(part, append(text, '\n')); err != nil {
-		return err
+	err = os.WriteFile(part, append(text, '\n'), 0o600)
+	if err == nil {
+		err = os.Rename(part, path)
 	}
-	if err := os.Rename(part, path); err != nil {
+	if err != nil {
 		return fmt.Errorf("ready file: %w", err)
 	}
 	return nil
