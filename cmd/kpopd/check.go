@@ -15,8 +15,9 @@ func newCheck() *cobra.Command {
 		Use:   "check -c FILE",
 		Short: "Check a configuration",
 		Long: `Check a configuration and all that it names: users files, certificates, keytab,
-mail root. Everything that is wrong is told at once, with file, line, key and
-what to do; the status is then 1. No socket is opened.
+mail root. What is wrong is told with file, line, key and what to do, all of a
+kind at once: keys, then values, then what they name. The status is then 1. No
+socket is opened.
 
 With -v, say what each listener offers a client at each stage of a connection,
 and why it does not offer the rest.`,

@@ -107,7 +107,7 @@ func newPasswdRemove() *cobra.Command {
 		Args:    checked(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
 			if users == "" && digests == "" {
-				return required(c, "users", "digests")
+				return &usageError{errors.New("--users or --digests is missing"), c.CommandPath()}
 			}
 			found := false
 			if users != "" {

@@ -16,18 +16,17 @@ type Problem struct {
 	Err  error  // what is wrong, and what to do
 }
 
+// Error begins with the place, in each line when Err is several joined.
 func (p *Problem) Error() string {
-	var b strings.Builder
-	b.WriteString(p.File)
+	place := p.File
 	if p.Line > 0 {
-		fmt.Fprintf(&b, ":%d", p.Line)
+		place += fmt.Sprintf(":%d", p.Line)
 	}
-	b.WriteString(": ")
+	place += ": "
 	if p.Key != "" {
-		b.WriteString(p.Key + ": ")
+		place += p.Key + ": "
 	}
-	b.WriteString(p.Err.Error())
-	return b.String()
+	return place + strings.ReplaceAll(p.Err.Error(), "\n", "\n"+place)
 }
 
 // Unwrap returns what is wrong.
