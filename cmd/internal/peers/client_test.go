@@ -25,9 +25,10 @@ type client struct {
 
 	says string // a command that it must use, where it has a choice
 
-	layers string // security layers that the server offers; "none" when empty
-	sealed bool   // nothing is readable on the wire after the login
-	hidden bool   // neither is the login
+	layers  string // security layers that the server offers; "none" when empty
+	layered bool   // it uses one of them
+	sealed  bool   // nothing is readable on the wire after the login
+	hidden  bool   // neither is the login
 
 	// fetch collects all mail and tells what the program showed.
 	fetch func(s *session) (shown string, mail []byte)

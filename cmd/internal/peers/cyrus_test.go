@@ -9,10 +9,11 @@ import (
 const cyrusPlugin = "ls /usr/lib/*/sasl2/libgssapiv2.so"
 
 // inc is nmh's, which makes a file of each message with LF line ends. It aborts
-// at a line of 8192 octets.
+// at a line of 8192 octets, and uses the strongest layer on offer.
 func inc(name, layers string) client {
 	return client{
-		name: "nmh inc " + name, needs: []string{"inc"}, trial: cyrusPlugin, door: "bare", layers: layers, sealed: strings.Contains(layers, "privacy"),
+		name: "nmh inc " + name, needs: []string{"inc"}, trial: cyrusPlugin, door: "bare",
+		layers: layers, layered: layers != "none", sealed: strings.Contains(layers, "privacy"),
 		maxLine: 8190, form: message.unix, names: true, takes: true,
 		fetch: func(s *session) (string, []byte) {
 			s.t.Helper()
@@ -38,7 +39,8 @@ func inc(name, layers string) client {
 // 256 privacy.
 func pop3test(name, layers, layer string) client {
 	return client{
-		name: "Cyrus pop3test " + name, needs: []string{"pop3test"}, trial: cyrusPlugin, door: "bare", layers: layers, sealed: layer == "256",
+		name: "Cyrus pop3test " + name, needs: []string{"pop3test"}, trial: cyrusPlugin, door: "bare",
+		layers: layers, layered: layer != "0", sealed: layer == "256",
 		maxLine: anyLine, form: message.wire, names: true,
 		fetch: func(s *session) (string, []byte) {
 			s.t.Helper()

@@ -45,7 +45,7 @@ func testSessionKey(t *testing.T, r *realm, enctype string, c client) {
 		return
 	}
 	wantMail(s, c, mail)
-	if want := " session_enctype=" + enctype + " "; !strings.Contains(srv.said(), want) {
+	if want := " session_enctype=" + enctype + " "; !strings.Contains(srv.line(t, loggedIn), want) {
 		t.Errorf("the log does not tell%s", want)
 	}
 }

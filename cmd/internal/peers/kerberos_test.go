@@ -21,6 +21,7 @@ var kerberosClients = []client{
 	hidden(curl("GSSAPI after STLS", "pop3", "pop3", "--ssl-reqd", "--login-options", "AUTH=GSSAPI", "-u", ":")),
 	hidden(fetchmail("GSSAPI on POP3S", "pop3s", "protocol pop3 auth gssapi", "ssl")),
 	inc("GSSAPI", "none"),
+	inc("GSSAPI with integrity", "none, integrity"),
 	inc("GSSAPI with privacy", "none, integrity, privacy"),
 	pop3test("GSSAPI", "none", "0"),
 	pop3test("GSSAPI without a layer though some are offered", "none, integrity, privacy", "0"),
@@ -45,7 +46,7 @@ func hidden(c client) client {
 const (
 	saysOther  = "may not read bob"
 	saysRealm  = "alice@OTHER.TEST may not read alice"
-	saysNobody = "alice@OTHER.TEST has no mailbox here" // to those who do not tell whose mail they want
+	saysNobody = " has no mailbox here" // to those who do not tell whose mail they want
 	saysReplay = "replay"
 	saysSkew   = "clock"
 )
@@ -65,6 +66,9 @@ func TestKerberosClients(t *testing.T) {
 		})
 	}
 }
+
+// loggedIn is what the log says of a login.
+const loggedIn = " msg=login kind=accepted "
 
 // visits is a client that comes to its server again and again.
 type visits struct {
@@ -97,6 +101,9 @@ func testKerberos(t *testing.T, r *realm, c client) {
 	if !c.hidden && c.names {
 		t.Run("is refused another user's mail", v.asAnotherUser)
 	}
+	if !c.hidden && !c.names {
+		t.Run("is refused as somebody who has no mail", v.asNobody)
+	}
 	if !c.hidden && v.otherDoor == "kpop" {
 		t.Run("collects the mail though a thief was at the other door first", v.afterDiversion)
 	}
@@ -119,6 +126,9 @@ func (v *visits) collects(t *testing.T) {
 	if v.sealed == strings.Contains(s.tap.conversation(), "RETR") {
 		t.Errorf("readable on the wire: %v, want %v", !v.sealed, v.sealed)
 	}
+	if got := strings.Contains(v.srv.line(t, loggedIn), " layer=true "); got != v.layered {
+		t.Errorf("a security layer: %v, want %v", got, v.layered)
+	}
 	if v.hidden {
 		return
 	}
@@ -140,8 +150,12 @@ func (v *visits) asAnotherUser(t *testing.T) {
 	wantRefusal(s, v.client, saysOther)
 }
 
+func (v *visits) asNobody(t *testing.T) {
+	wantRefusal(v.begin(t, "alice/admin", nil), v.client, "alice/admin@EXAMPLE.TEST"+saysNobody)
+}
+
 func (v *visits) fromAnotherRealm(t *testing.T) {
-	says := saysNobody
+	says := "alice@OTHER.TEST" + saysNobody
 	if v.names {
 		says = saysRealm
 	}
@@ -170,6 +184,9 @@ func (v *visits) afterDiversion(t *testing.T) {
 		}
 	})
 	wantMail(s, v.client, v.mail)
+	if s.tap.apReq() == nil {
+		t.Error("nothing was stolen")
+	}
 }
 
 // wantRefusal runs a client that must get nothing and show why.

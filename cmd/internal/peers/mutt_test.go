@@ -8,7 +8,8 @@ import (
 // They need a terminal, and break lines of 1022 octets. neomutt cannot be held
 // to GSSAPI: it tries that first, and goes on with the password when it is
 // refused. mutt waits two seconds after each refusal, so it is held to it.
-// tls is what to answer to the offer of STLS.
+// tls is what to answer to the offer of STLS. Of a refusal they tell the person
+// no more than that GSSAPI failed; the server's words are in their debug log.
 func mutt(program, tls string) client {
 	return client{
 		name: program + " GSSAPI, TLS " + tls, needs: []string{program, "script"}, trial: program + " -v | grep -qi gss", door: "pop3",

@@ -14,7 +14,7 @@ import (
 )
 
 // realm is a KDC for EXAMPLE.TEST, which trusts OTHER.TEST. In both lives an
-// alice whose password is "pw-alice".
+// alice whose password is "pw-alice", and in the first an alice/admin too.
 type realm struct {
 	conf   string // file: krb5.conf
 	keytab string // file: keys of pop/localhost, pop3/localhost, host/localhost, and pop/rc4, which has one of RC4 only
@@ -93,6 +93,7 @@ func startMIT(dir string) (*realm, error) {
 func startInProcess(dir string) (*realm, error) {
 	k := krb5test.NewKDC("EXAMPLE.TEST", "OTHER.TEST")
 	k.AddUser("alice", "pw-alice")
+	k.AddUser("alice/admin", "pw-alice")
 	k.AddUser("alice@OTHER.TEST", "pw-alice")
 	k.Trust("OTHER.TEST", "EXAMPLE.TEST")
 	for _, service := range []string{"pop/localhost", "pop3/localhost", "host/localhost", "pop/rotated"} {

@@ -24,8 +24,9 @@ type server struct {
 	dir string // configuration, users, certificate, mail
 	cmd *exec.Cmd
 
-	mu    sync.Mutex
+	mu    sync.Mutex // guards what follows
 	log   strings.Builder
+	more  chan struct{}     // closed when the log grows
 	doors map[string]string // addresses of the listeners
 
 	ready, reloaded, ended chan struct{} // told by the log
@@ -68,7 +69,7 @@ func start(t *testing.T, keytab, layers string) *server {
 		t.Fatal(err)
 	}
 	s := &server{
-		dir: t.TempDir(), doors: map[string]string{},
+		dir: t.TempDir(), more: make(chan struct{}), doors: map[string]string{},
 		ready: make(chan struct{}), reloaded: make(chan struct{}, 1), ended: make(chan struct{}),
 	}
 	s.write(t, "kpopd.yaml", strings.Replace(configuration, "LAYERS", cmp.Or(layers, "none"), 1))
@@ -115,6 +116,8 @@ func (s *server) keep(stderr io.Reader) {
 		line := lines.Text()
 		s.mu.Lock()
 		s.log.WriteString(line + "\n")
+		close(s.more)
+		s.more = make(chan struct{})
 		if m := listening.FindStringSubmatch(line); m != nil {
 			s.doors[m[1]] = m[2]
 		}
@@ -169,6 +172,28 @@ func (s *server) said() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.log.String()
+}
+
+// line waits for a line of the log that holds words, as a line is written some
+// time after the client has its answer.
+func (s *server) line(t *testing.T, words string) string {
+	t.Helper()
+	late := time.After(patience)
+	for {
+		s.mu.Lock()
+		log, more := s.log.String(), s.more
+		s.mu.Unlock()
+		for line := range strings.Lines(log) {
+			if strings.Contains(line, words) {
+				return line
+			}
+		}
+		select {
+		case <-more:
+		case <-late:
+			t.Fatalf("the log has no line with %q", words)
+		}
+	}
 }
 
 // door is the address of a listener.
