@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -210,6 +211,23 @@ func TestMITStop(t *testing.T) {
 }
 
 // Where nothing is installed, StartMIT says so.
+// A KDC whose port is somebody else's is not taken for one that is up.
+func TestMITPortTaken(t *testing.T) {
+	t.Parallel()
+	m := startMIT(t)
+	if err := m.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", m.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := m.Serve(t.Context()); !errors.Is(err, krb5test.ErrEnded) {
+		t.Errorf("at a port that is taken: %v", err)
+	}
+}
+
 func TestMITNotInstalled(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	if _, err := os.Stat("/usr/sbin/krb5kdc"); err == nil {
