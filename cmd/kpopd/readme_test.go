@@ -30,8 +30,8 @@ func blocks(t *testing.T, language string) []string {
 	return found
 }
 
-// TestReadmeCommands runs what the README says: its smallest configuration is
-// made and checked, and serves until it is told to stop.
+// TestReadmeCommands runs what the README says: kpopd is built, its smallest
+// configuration is made and checked, and serves until it is told to stop.
 func TestReadmeCommands(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -42,7 +42,7 @@ func TestReadmeCommands(t *testing.T) {
 	if want := "go run ./cmd/kpopd demo\ngo test ./...\n"; sh[0] != want {
 		t.Errorf("README.md begins with\n%swant\n%s", sh[0], want)
 	}
-	here := strings.NewReplacer("/etc/kpopd", dir, "/var/mail/kpopd", filepath.Join(dir, "mail"), `":110"`, `"127.0.0.1:0"`, `":995"`, `"127.0.0.1:0"`)
+	here := strings.NewReplacer("/usr/bin/kpopd", filepath.Join(dir, "kpopd"), "/etc/kpopd", dir, "/var/mail/kpopd", filepath.Join(dir, "mail"), `":110"`, `"127.0.0.1:0"`, `":995"`, `"127.0.0.1:0"`)
 	write(t, filepath.Join(dir, "kpopd.yaml"), here.Replace(yaml[0]))
 	ca, err := certs.NewAuthority("Readme")
 	if err != nil {
@@ -62,7 +62,11 @@ func TestReadmeCommands(t *testing.T) {
 	}
 	for line := range strings.Lines(here.Replace(sh[1])) {
 		args := strings.Fields(line)
+		if args[0] == "kpopd" {
+			args[0] = filepath.Join(dir, "kpopd") // what the first line has built
+		}
 		cmd := exec.CommandContext(t.Context(), args[0], args[1:]...)
+		cmd.Dir = filepath.Join("..", "..")
 		if args[1] == "serve" {
 			serveUntilReady(t, cmd)
 			continue
