@@ -5,6 +5,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -61,11 +62,20 @@ var thirdParty = map[string]struct {
 	"golang.org/x/text":                   {[]string{"authn"}, "RFC 8265 preparation of login names"},
 }
 
+// forTests are modules that only tests may import, any of them, and why we have
+// them.
+var forTests = map[string]string{
+	"github.com/google/go-cmp":        "shows where two values differ",
+	"github.com/rogpeppe/go-internal": "runs the whole program as a script says",
+	"go.uber.org/goleak":              "finds goroutines that nothing ends",
+	"golang.org/x/tools":              "reads txtar, the form of the transcripts",
+}
+
 // TestImports pins the directions of imports and who may use which module.
 func TestImports(t *testing.T) {
 	t.Parallel()
 	used := map[string]bool{}
-	for pkg, files := range packages(t) {
+	for pkg, files := range packages(t, false) {
 		ours, known := directions[pkg]
 		if !known {
 			t.Errorf("package %s is not in the table of directions", pkg)
@@ -82,10 +92,10 @@ func TestImports(t *testing.T) {
 					}
 					continue
 				}
-				if first, _, _ := strings.Cut(imp, "/"); !strings.Contains(first, ".") {
-					continue // standard library
-				}
 				m := moduleOf(imp)
+				if m == "" {
+					continue
+				}
 				used[m] = true
 				if row, ok := thirdParty[m]; !ok {
 					t.Errorf("%s imports %s, which is not in the table of modules", pkg, imp)
@@ -102,10 +112,36 @@ func TestImports(t *testing.T) {
 	}
 }
 
+// TestTestImports: tests may import what is in either table.
+func TestTestImports(t *testing.T) {
+	t.Parallel()
+	used := map[string]bool{}
+	for pkg, files := range packages(t, true) {
+		for _, f := range files {
+			for _, spec := range f.Imports {
+				imp, err := strconv.Unquote(spec.Path.Value)
+				if err != nil {
+					t.Fatal(err)
+				}
+				m := moduleOf(imp)
+				used[m] = true
+				if m != "" && m != module && forTests[m] == "" && thirdParty[m].why == "" {
+					t.Errorf("a test of %s imports %s, which no table explains", pkg, imp)
+				}
+			}
+		}
+	}
+	for m := range forTests {
+		if !used[m] {
+			t.Errorf("no test imports %s: take its row out", m)
+		}
+	}
+}
+
 // TestPackageComments: each package tells a newcomer what it is for.
 func TestPackageComments(t *testing.T) {
 	t.Parallel()
-	for pkg, files := range packages(t) {
+	for pkg, files := range packages(t, false) {
 		want := "Package " + path.Base(pkg) + " "
 		if files[0].Name.Name == "main" {
 			want = "Command " + path.Base(pkg) + " "
@@ -131,8 +167,9 @@ func TestTopLevel(t *testing.T) {
 	}
 }
 
-// packages parses the non-test files of the module by package directory.
-func packages(t *testing.T) map[string][]*ast.File {
+// packages parses the files of the module, those of tests or the others, by
+// package directory.
+func packages(t *testing.T, tests bool) map[string][]*ast.File {
 	t.Helper()
 	root := filepath.Join("..", "..")
 	pkgs := map[string][]*ast.File{}
@@ -142,7 +179,7 @@ func packages(t *testing.T) map[string][]*ast.File {
 			return err
 		case d.IsDir() && p != root && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata"):
 			return filepath.SkipDir
-		case d.IsDir() || !strings.HasSuffix(p, ".go") || strings.HasSuffix(p, "_test.go"):
+		case d.IsDir() || !strings.HasSuffix(p, ".go") || strings.HasSuffix(p, "_test.go") != tests:
 			return nil
 		}
 		f, err := parser.ParseFile(token.NewFileSet(), p, nil, parser.ImportsOnly|parser.ParseComments)
@@ -166,9 +203,13 @@ func within(pkg string, patterns []string) bool {
 	})
 }
 
-// moduleOf is the module that an import path belongs to.
+// moduleOf is the module that an import path belongs to, "" for the standard
+// library, and the path itself when no table has it.
 func moduleOf(imp string) string {
-	for m := range thirdParty {
+	if first, _, _ := strings.Cut(imp, "/"); !strings.Contains(first, ".") {
+		return ""
+	}
+	for _, m := range slices.Concat([]string{module}, slices.Collect(maps.Keys(thirdParty)), slices.Collect(maps.Keys(forTests))) {
 		if imp == m || strings.HasPrefix(imp, m+"/") {
 			return m
 		}
