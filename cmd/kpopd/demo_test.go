@@ -50,6 +50,10 @@ func fetched(t *testing.T, w *world) int {
 func TestDemoCommands(t *testing.T) {
 	t.Parallel()
 	krb5test.Need(t, "sh", "kinit", "fetchmail", "curl", "openssl", "unshare", "mount")
+	trial := []string{"unshare", "-rm", "mount", "--bind", "/etc/services", "/etc/services"}
+	if out, err := exec.CommandContext(t.Context(), trial[0], trial[1:]...).CombinedOutput(); err != nil {
+		krb5test.Missing(t, strings.Join(trial, " ")+" to work: "+string(out))
+	}
 	dir := filepath.Join(t.TempDir(), "a folder that isn't plain")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
