@@ -96,6 +96,24 @@ func (p *peer) loginFast() {
 	p.want("+OK")
 }
 
+// BenchmarkEncoder is what RETR does between file and socket.
+func BenchmarkEncoder(b *testing.B) {
+	for name, end := range map[string]string{"LF": "\n", "CRLF": "\r\n"} {
+		b.Run(name, func(b *testing.B) {
+			text := []byte(strings.Repeat(strings.Repeat("x", 70)+end, 900))
+			w := writer{send: func([]byte) error { return nil }}
+			w.enlarge()
+			e := encoder{w: &w, lines: allLines, header: true}
+			b.SetBytes(int64(len(text)))
+			for b.Loop() {
+				if err := e.write(text); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
 // BenchmarkRetr is one message after the other, with the client in the same
 // process. On TLS the allocations that grow with the size are the client's,
 // one for each record it reads; TestRetrAllocations counts those of a session.

@@ -177,7 +177,8 @@ func TestSendingOctetByOctet(t *testing.T) {
 func TestTerminatorInLastWrite(t *testing.T) {
 	t.Parallel()
 	for n := 2*bodyBuffer - 60; n <= 2*bodyBuffer+20; n++ {
-		for _, text := range []string{strings.Repeat("x", n), strings.Repeat("x", n) + "\r\n"} {
+		short := strings.Repeat("x", n%80) + strings.Repeat("\n.x", n/5) // ends in lines sent in 5 octets
+		for _, text := range []string{strings.Repeat("x", n), strings.Repeat("x", n) + "\r\n", short, short + "\n"} {
 			size, wire, _ := maildrop.Measure(strings.NewReader(text))
 			s := &session{drop: &oneDrop{m: maildrop.Message{Size: size, WireForm: wire}, body: strings.NewReader(text)}}
 			var last []byte
