@@ -32,13 +32,16 @@ func (c *cache) get(path string) *listing {
 	return e.Value.(*cached).listing
 }
 
+// holds says that l is not too large to be kept.
+func (c *cache) holds(l *listing) bool { return l.weight() <= c.limit }
+
 func (c *cache) put(path string, l *listing) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if e := c.byPath[path]; e != nil {
 		c.remove(e)
 	}
-	if l == nil || l.weight() > c.limit {
+	if !c.holds(l) {
 		return
 	}
 	if c.byPath == nil {

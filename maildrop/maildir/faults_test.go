@@ -217,6 +217,9 @@ func TestMessageChangedInPlace(t *testing.T) {
 		{"of the same length, with other line ends", "ab\n\n", "a\r\n\n", "1.a", Options{}, 6, 5, true},
 		{"touched only", "a\n", "a\n", "1.a", Options{}, 3, 3, false},
 		{"wrong from the start", "a\nb\n", "a\nb\n", "1.a,S=4,W=7", Options{TrustSizes: true}, 7, 6, true},
+		{"wrong from the start, and too much for the cache", "a\nb\n", "a\nb\n", "1.a,S=4,W=7", Options{TrustSizes: true, CacheMessages: 4}, 6, 6, false},
+		{"wrong from the start, and just enough for the cache", "a\nb\n", "a\nb\n", "1.a,S=4,W=7", Options{TrustSizes: true, CacheMessages: 5}, 7, 6, true},
+		{"wrong from the start, without a cache", "a\nb\n", "a\nb\n", "1.a,S=4,W=7", Options{TrustSizes: true, CacheMessages: -1}, 6, 6, false},
 		{"right from the start", "a\nb\n", "a\nb\n", "1.a,S=4,W=6", Options{TrustSizes: true}, 6, 6, false},
 		{"named wrongly, but not trusted", "a\nb\n", "a\nb\n", "1.a,S=4,W=7", Options{}, 6, 6, false},
 	} {

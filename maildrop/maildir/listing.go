@@ -108,6 +108,7 @@ func (s *Store) newListing(entries []entry, old *listing) *listing {
 	if old == nil {
 		old = new(listing)
 	}
+	trust := s.options.TrustSizes && s.cache.holds(l) // or a wrong size would be wrong for ever
 	k := 0
 	for i, e := range entries {
 		l.files[i].entry = e
@@ -119,7 +120,7 @@ func (s *Store) newListing(entries []entry, old *listing) *listing {
 			l.files[i] = old.files[k]
 			l.files[i].entry = e
 			l.messages[i].Size, l.messages[i].WireForm = old.messages[k].Size, old.messages[k].WireForm
-		} else if size, ok := wireSize(e.base); ok && s.options.TrustSizes {
+		} else if size, ok := wireSize(e.base); ok && trust {
 			l.files[i].sized, l.files[i].stored = true, -1
 			l.messages[i].Size = size
 		}

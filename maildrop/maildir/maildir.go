@@ -62,7 +62,8 @@ type Options struct {
 
 	// TrustSizes takes the size on the wire from a ",W=" in the file name
 	// instead of reading the message. Where the name was wrong, RETR is
-	// refused once and the next session has the right size.
+	// refused once and the next session has the right size. It has it from the
+	// cache, so sizes in maildrops larger than CacheMessages are not trusted.
 	TrustSizes bool
 
 	// CacheMessages bounds the listings kept in memory between sessions, in
