@@ -180,7 +180,7 @@ func (d *drop) remove(del []int) (left []int, err error) {
 	}
 	r.sync()
 	slices.Sort(r.left)
-	return r.left, errors.Join(r.errs...)
+	return slices.Compact(r.left), errors.Join(r.errs...)
 }
 
 // removal is what became of the messages of one Commit.
@@ -197,13 +197,17 @@ func (r *removal) leave(messages []int, err error) {
 	r.errs = append(r.errs, err)
 }
 
-// unlink returns the messages that were not where they were seen last.
+// unlink returns the messages that were not where they were seen last, and
+// those that may have another name there: it would bring the message back.
 func (r *removal) unlink(del []int) (missing []int) {
 	for _, i := range del {
 		f := &r.drop.files[i]
 		switch err := unlink(r.dirs[f.dir], f.name); {
 		case err == nil:
 			r.removed[f.dir] = append(r.removed[f.dir], i)
+			if f.linked {
+				missing = append(missing, i)
+			}
 		case isMissing(err):
 			missing = append(missing, i)
 		default:

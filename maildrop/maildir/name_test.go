@@ -2,12 +2,15 @@ package maildir
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/kpopd/kpopd/maildrop"
 )
@@ -84,7 +87,7 @@ func TestOrderIsThatOfDelivery(t *testing.T) {
 }
 
 // A program that renames by link and unlink, and died in between, leaves two
-// names of one message.
+// names of one message. Both go, or it would come back with its unique-id.
 func TestOneMessageOfTwoNames(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
@@ -94,7 +97,43 @@ func TestOneMessageOfTwoNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	put(t, dir, "2.b", "b\n")
-	wantMessages(t, newStore(t, root, Options{}), "1.a", "2.b")
+	s := newStore(t, root, Options{})
+	wantMessages(t, s, "1.a", "2.b")
+
+	left, calls := 0, 0
+	s.fsync = func(int) error { calls++; left = countFiles(t, dir); return unix.EIO }
+	err := openAlice(t, s).Commit(t.Context(), []int{0})
+	var ce *maildrop.CommitError
+	if !errors.As(err, &ce) || !slices.Equal(ce.Left, []int{0}) {
+		t.Errorf("Commit: %v, want a CommitError that leaves [0]", err)
+	}
+	if calls != 2 || left != 1 {
+		t.Errorf("%d directories synced with %d files left, want 2 and 1", calls, left)
+	}
+	wantMessages(t, s, "2.b")
+}
+
+// Two files of one base name that are not the same file are two messages, and
+// nobody marked the one that was not listed.
+func TestTwoMessagesOfOneName(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	dir := makeMaildir(t, root, "alice")
+	put(t, dir, "1.a", "new\n")
+	if err := os.WriteFile(filepath.Join(dir, "cur/1.a:2,S"), []byte("cur\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := newStore(t, root, Options{})
+	for _, want := range []string{"cur\n", "new\n"} {
+		d := openAlice(t, s)
+		if text, err := read(d, 0); text != want || err != nil || len(d.Messages()) != 1 {
+			t.Errorf("%d messages, the first holds %q, %v, want %q", len(d.Messages()), text, err, want)
+		}
+		if err := d.Commit(t.Context(), []int{0}); err != nil {
+			t.Error(err)
+		}
+	}
+	wantMessages(t, s)
 }
 
 func TestLayouts(t *testing.T) {

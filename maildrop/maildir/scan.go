@@ -98,6 +98,8 @@ type entry struct {
 	ino  uint64
 	dir  uint8 // inNew or inCur
 	scan uint8 // by which scan it was found
+
+	linked bool // was found under another name too: it has two, or was renamed just then
 }
 
 var scanBuffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
@@ -166,7 +168,15 @@ func inOrder(entries []entry) []entry {
 		}
 		return strings.Compare(a.name, b.name)
 	})
-	return slices.CompactFunc(entries, func(a, b entry) bool { return a.base == b.base })
+	kept := entries[:0]
+	for _, e := range entries {
+		if n := len(kept); n == 0 || kept[n-1].base != e.base {
+			kept = append(kept, e)
+		} else if last := &kept[n-1]; last.scan == e.scan && last.ino == e.ino {
+			last.linked = true
+		}
+	}
+	return kept
 }
 
 // tick is longer than the steps in which a kernel's file clock goes.
