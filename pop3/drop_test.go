@@ -14,6 +14,7 @@ type oddDrop struct {
 	messages []maildrop.Message
 	content  func(i int) (io.ReadCloser, error)
 	commit   error
+	closing  error
 
 	mu     sync.Mutex
 	calls  []string // Commit and Close, in order
@@ -38,7 +39,7 @@ func (d *oddDrop) Close() error {
 	if !d.closed {
 		d.calls, d.closed = append(d.calls, "close"), true
 	}
-	return nil
+	return d.closing
 }
 
 // has makes d the maildrop of everybody.

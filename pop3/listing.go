@@ -134,8 +134,8 @@ func (s *session) quit(ctx context.Context, _ args) error {
 	}
 	del := s.marked()
 	err := drop.Commit(context.WithoutCancel(ctx), del)
-	if closeErr := drop.Close(); err == nil {
-		err = closeErr
+	if err := drop.Close(); err != nil { // what was removed is removed
+		s.log.ErrorContext(ctx, "maildrop not closed", s.attrs(errAttr(err))...)
 	}
 	s.drop = nil
 	if err != nil {

@@ -202,6 +202,25 @@ func TestRule075_QuitTellsTheTruth(t *testing.T) {
 	}
 }
 
+// What was removed is removed: a maildrop that cannot be closed after it is for
+// the log, and no reason to tell the client otherwise.
+func TestRule075_CloseFailsAfterRemoval(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	w.has(&oddDrop{messages: make([]maildrop.Message, 2), closing: errors.New("input/output error")})
+	c := w.login(t)
+	c.Dele(t.Context(), 2)
+	if err := c.Quit(t.Context()); err != nil {
+		t.Error(err)
+	}
+	w.wait(t)
+	for _, want := range []string{`"msg":"maildrop not closed"`, `"deleted":1`} {
+		if !strings.Contains(w.log.String(), want) {
+			t.Errorf("%s is not in the log: %s", want, w.log.String())
+		}
+	}
+}
+
 // Whether the removal went well or not, the lock is free before the client
 // reads the reply, and the connection ends.
 func TestRule076_LockReleased(t *testing.T) {
