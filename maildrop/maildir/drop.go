@@ -251,7 +251,7 @@ func (d *drop) Close() error {
 	if d.lock < 0 {
 		return nil
 	}
-	fd := d.lock
+	lock := d.lock
 	d.lock = -1
-	return unix.Close(fd)
+	return release(lock)
 }

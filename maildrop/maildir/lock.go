@@ -13,8 +13,8 @@ import (
 const lockFile = ".kpopd.lock"
 
 // acquire takes the session lock of the maildrop at fd and returns the
-// descriptor that holds it: its own, or fd. The kernel frees the lock when the
-// descriptor is closed, and so when the process dies.
+// descriptor that holds it: its own, or fd. [release] frees the lock, and the
+// kernel when the process dies.
 //
 // The lock is an OFD lock on lockFile. It works between sessions of one
 // process as between processes, unlike a POSIX lock.
@@ -43,16 +43,25 @@ func acquire(fd int) (int, error) {
 	if err == unix.EAGAIN || err == unix.EACCES {
 		err = maildrop.ErrInUse
 	}
-	if err == nil {
-		if e := flock(fd, unix.LOCK_SH); e == maildrop.ErrInUse {
-			err = e
-		}
-	}
 	if err != nil {
 		unix.Close(file)
 		return -1, wrap("lock", lockFile, err)
 	}
+	if err := flock(fd, unix.LOCK_SH); err == maildrop.ErrInUse {
+		_ = release(file)
+		return -1, wrap("lock", lockFile, err)
+	}
+	_ = flock(fd, unix.LOCK_UN)
 	return file, nil
+}
+
+// release frees what acquire took and closes it. Closing alone would free
+// nothing yet while a child that was just forked still has a copy: until it
+// has executed its program, the user's next session would hear "in use".
+func release(lock int) error {
+	_ = unix.FcntlFlock(uintptr(lock), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_UNLCK})
+	_ = flock(lock, unix.LOCK_UN)
+	return unix.Close(lock)
 }
 
 func flock(fd, how int) error {

@@ -151,6 +151,48 @@ func TestRule176OneLockForAllNames(t *testing.T) {
 	}
 }
 
+// A program that the server is about to execute has copies of all descriptors
+// for a moment. The lock ends with the session all the same, and does not begin
+// where a session is refused.
+func TestReleaseWithCopies(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	dir := makeMaildir(t, root, "alice")
+	s := newStore(t, root, Options{})
+	copied := func(d maildrop.Drop) {
+		fd, err := unix.Dup(d.(*drop).lock)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Close(fd) })
+	}
+	for range 2 { // the second one finds the lock free
+		d := openAlice(t, s)
+		copied(d)
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := flock(fd, unix.LOCK_EX); err != nil { // a session on a full disk
+		t.Fatalf("the directory is still locked: %v", err)
+	}
+	d, err := s.Open(t.Context(), maildrop.Ref{User: "alice"})
+	wantKind(t, d, err, maildrop.ErrInUse)
+	if fd, err = unix.Dup(fd); err != nil {
+		t.Fatal(err)
+	}
+	if err := release(fd); err != nil {
+		t.Fatal(err)
+	}
+	openAlice(t, s)
+}
+
 // smallDisk mounts a file system with room for so many files.
 func smallDisk(t *testing.T, inodes string) string {
 	t.Helper()

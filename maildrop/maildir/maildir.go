@@ -165,7 +165,7 @@ func (s *Store) openAt(ctx context.Context, path string) (*drop, error) {
 		unix.Close(fd)
 	}
 	if err != nil {
-		unix.Close(lock)
+		_ = release(lock)
 		return nil, err
 	}
 	return &drop{store: s, path: path, lock: lock, listing: l, corrected: l, files: l.files}, nil
