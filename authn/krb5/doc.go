@@ -18,4 +18,10 @@
 // The replay cache is asked last, so that nothing but valid requests fills it.
 // An AP-REQ is a bearer token until it is in there: a cache that cannot answer
 // means that nobody gets in.
+//
+// Deviation: authorization data of an unknown kind outside AD-IF-RELEVANT does
+// not fail the authentication, as RFC 4120 section 5.2.6 wants. To know the
+// kinds, a ticket's would have to be decoded, which a client can have filled
+// with what it likes; and nothing that they say of groups or of another
+// service's rights bears on whose mailbox it is.
 package krb5
