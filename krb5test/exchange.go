@@ -73,8 +73,9 @@ type kdcError struct {
 
 func (e *kdcError) Error() string { return fmt.Sprintf("%s (%d)", e.text, e.code) }
 
-// answer makes the reply to a request.
-func (k *KDC) answer(b []byte) (reply []byte) {
+// Answer makes the reply to a request, for those who carry messages by
+// themselves.
+func (k *KDC) Answer(b []byte) (reply []byte) {
 	var body messages.KDCReqBody
 	var err error
 	defer func() {
@@ -111,6 +112,7 @@ func (k *KDC) refusal(service types.PrincipalName, realm string, e *kdcError) []
 	}
 	m := messages.NewKRBError(service, realm, e.code, e.text)
 	m.EData = e.data
+	m.STime = m.STime.Add(k.Ahead)
 	b, err := m.Marshal()
 	if err != nil {
 		return nil
@@ -143,10 +145,10 @@ func (k *KDC) initial(req *messages.ASReq) ([]byte, error) {
 			break
 		}
 	}
-	if err := checkTimestamp(&client, clientKey, req.PAData); err != nil {
+	if err := k.checkTimestamp(&client, clientKey, req.PAData); err != nil {
 		return nil, err
 	}
-	now := time.Now().UTC().Truncate(time.Second)
+	now := k.now().UTC().Truncate(time.Second)
 	t := &messages.EncTicketPart{CName: body.CName, CRealm: body.Realm, AuthTime: now}
 	t.Flags = types.NewKrbFlags()
 	types.SetFlag(&t.Flags, flagInitial)
@@ -183,23 +185,29 @@ func etypeInfo(client *principal, enctype int32) types.PADataSequence {
 	return types.PADataSequence{{PADataType: paEtypeInfo2, PADataValue: b}}
 }
 
-// checkTimestamp wants PA-ENC-TIMESTAMP of every client.
-func checkTimestamp(client *principal, k key, data types.PADataSequence) error {
-	hint := append(etypeInfo(client, k.KeyType), types.PAData{PADataType: paEncTimestamp})
+func (k *KDC) now() time.Time { return time.Now().Add(k.Ahead) }
+
+// checkTimestamp wants PA-ENC-TIMESTAMP of every client, but for those of
+// NoPreauth.
+func (k *KDC) checkTimestamp(client *principal, clientKey key, data types.PADataSequence) error {
+	hint := append(etypeInfo(client, clientKey.KeyType), types.PAData{PADataType: paEncTimestamp})
 	methods, err := asn1.Marshal(hint)
 	if err != nil {
 		return err
 	}
 	i := slices.IndexFunc(data, func(p types.PAData) bool { return p.PADataType == paEncTimestamp })
-	if i < 0 {
+	switch {
+	case i < 0 && client.bare:
+		return nil
+	case i < 0:
 		return &kdcError{code: errPreauthNeeded, text: "NEEDED_PREAUTH", data: methods}
 	}
 	failed := &kdcError{code: errPreauthFailed, text: "PREAUTH_FAILED", data: methods}
 	var sealed types.EncryptedData
-	if _, err := asn1.Unmarshal(data[i].PADataValue, &sealed); err != nil || sealed.EType != k.KeyType {
+	if _, err := asn1.Unmarshal(data[i].PADataValue, &sealed); err != nil || sealed.EType != clientKey.KeyType {
 		return failed
 	}
-	plain, err := decrypt(sealed, k.EncryptionKey, usageTimestamp)
+	plain, err := decrypt(sealed, clientKey.EncryptionKey, usageTimestamp)
 	if err != nil {
 		return failed
 	}
@@ -207,7 +215,7 @@ func checkTimestamp(client *principal, k key, data types.PADataSequence) error {
 	if err := stamp.Unmarshal(plain); err != nil {
 		return failed
 	}
-	if d := time.Since(stamp.PATimestamp); d > allowedSkew || d < -allowedSkew {
+	if d := k.now().Sub(stamp.PATimestamp); d > allowedSkew || d < -allowedSkew {
 		return &kdcError{code: errSkew, text: "CLOCK_SKEW"}
 	}
 	return nil
@@ -288,11 +296,11 @@ func (k *KDC) readTGT(data types.PADataSequence) (t messages.EncTicketPart, auth
 	if err != nil || auth.CRealm != t.CRealm || !slices.Equal(auth.CName.NameString, t.CName.NameString) {
 		return t, auth, "", &kdcError{code: errBadIntegrity, text: "BAD_INTEGRITY"}
 	}
-	d := time.Since(auth.CTime)
+	d := k.now().Sub(auth.CTime)
 	switch {
 	case d > allowedSkew || d < -allowedSkew:
 		return t, auth, "", &kdcError{code: errSkew, text: "CLOCK_SKEW"}
-	case time.Now().After(t.EndTime):
+	case k.now().After(t.EndTime):
 		return t, auth, "", &kdcError{code: errExpired, text: "TKT_EXPIRED"}
 	}
 	return t, auth, ap.Ticket.SName.NameString[1], nil
@@ -307,7 +315,7 @@ func (k *KDC) lifetime() time.Duration {
 
 // issue completes t and seals it for the service.
 func (k *KDC) issue(t *messages.EncTicketPart, service *principal, body *messages.KDCReqBody, latest time.Time) (messages.Ticket, error) {
-	t.StartTime = time.Now().UTC().Truncate(time.Second)
+	t.StartTime = k.now().UTC().Truncate(time.Second)
 	t.EndTime = latest
 	if till := body.Till; till.After(t.StartTime) && till.Before(latest) { // 1970 asks for as long as may be
 		t.EndTime = till

@@ -15,6 +15,3 @@ func (m *MIT) Serve(ctx context.Context) error {
 	}
 	return m.serve(ctx)
 }
-
-// Answer is what the KDC says to a request.
-func (k *KDC) Answer(b []byte) []byte { return k.answer(b) }

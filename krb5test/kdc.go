@@ -23,6 +23,7 @@ import (
 // methods may be called while it serves.
 type KDC struct {
 	Lifetime time.Duration // of tickets; 10 h when zero
+	Ahead    time.Duration // of its clock, before ours
 
 	realms []string
 
@@ -41,6 +42,7 @@ type principal struct {
 	salt  string
 	keys  []key // newest version first, best enctype first within one
 	fault fault
+	bare  bool // no pre-authentication is asked for
 
 	sessions []int32 // enctypes of session keys, in place of the default
 }
@@ -167,6 +169,11 @@ func (k *KDC) ExpirePassword(name string) {
 	k.change(name, func(p *principal) { p.fault = fault{errKeyExpired, "KEY_EXPIRED"} })
 }
 
+// NoPreauth makes a client that gets its tickets unproven.
+func (k *KDC) NoPreauth(name string) {
+	k.change(name, func(p *principal) { p.bare = true })
+}
+
 // SessionEnctypes sets what session keys of tickets for a service may be.
 func (k *KDC) SessionEnctypes(name string, enctypes ...int32) {
 	k.change(name, func(p *principal) { p.sessions = enctypes })
@@ -266,7 +273,7 @@ func (k *KDC) serveUDP() {
 		if err != nil {
 			return
 		}
-		reply := k.answer(buf[:n])
+		reply := k.Answer(buf[:n])
 		if len(reply) > maxUDPReply {
 			reply = k.refusal(types.PrincipalName{}, k.realms[0], &kdcError{code: errTooBig, text: "RESPONSE_TOO_BIG"})
 		}
@@ -324,7 +331,7 @@ func (k *KDC) serveConn(c net.Conn) {
 		if _, err := io.ReadFull(c, b); err != nil {
 			return
 		}
-		reply := k.answer(b)
+		reply := k.Answer(b)
 		if _, err := c.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(reply))), reply...)); err != nil {
 			return
 		}

@@ -81,8 +81,10 @@ type Context struct {
 	Subkey    Key             // of the authenticator; zero when it has none
 	Seq       uint32          // initial sequence number of the client; 0 when it sent none
 
-	ctime time.Time
-	cusec int
+	ctime    time.Time
+	cusec    int
+	authTime time.Time // of the ticket: when the client proved itself to the KDC
+	initial  bool      // the ticket was got with the client's own key, not with a ticket
 }
 
 // Checksum is the checksum field of an authenticator, unverified.
@@ -111,6 +113,7 @@ const (
 	optMutualRequired = 2
 	flagPostdated     = 6
 	flagInvalid       = 7
+	flagInitial       = 9
 	flagTransitedOK   = 12
 )
 
@@ -374,6 +377,7 @@ func (r *request) makeContext() error {
 	c.Mutual = r.msg.APOptions.At(optMutualRequired) != 0
 	c.Seq = uint32(r.auth.SeqNumber)
 	c.ctime, c.cusec = r.auth.CTime, r.auth.Cusec
+	c.authTime, c.initial = r.tkt.AuthTime, r.tkt.Flags.At(flagInitial) != 0
 	if s := r.auth.Cksum; s.CksumType != 0 || len(s.Checksum) > 0 {
 		c.Checksum = &Checksum{s.CksumType, s.Checksum}
 	}

@@ -1,5 +1,6 @@
 // Package krb5 accepts Kerberos tickets (RFC 4120), for KPOP and SASL GSSAPI
-// alike, and shows them, for clients that we write ourselves.
+// alike, and shows them, for clients that we write ourselves. It also checks
+// passwords, by getting tickets with them.
 //
 // It is the only package that knows gokrb5, of which it uses messages, types,
 // keytabs and cryptography. Verifying is done here.
@@ -24,4 +25,10 @@
 // kinds, a ticket's would have to be decoded, which a client can have filled
 // with what it likes; and nothing that they say of groups or of another
 // service's rights bears on whose mailbox it is.
+//
+// [Passwords] trusts a KDC for refusals only: a ticket counts when the acceptor
+// takes it, with our own key. It asks for a ticket for our service at once, in
+// two requests where a ticket-granting ticket would make three. gokrb5's client
+// is not used: it knows no context and waits as long as it likes. No KRB-ERROR
+// is a wrong password unless RFC 4120 says that it speaks of the user.
 package krb5

@@ -1,6 +1,10 @@
 package krb5
 
-import "time"
+import (
+	"context"
+	"net"
+	"time"
+)
 
 // SetMax bounds a cache for tests of what a full one does.
 func (m *MemoryReplay) SetMax(n int) { m.tags.max = n }
@@ -20,4 +24,11 @@ var AppendReplay = appendReplay
 // ReplayTag makes the tag of an authenticator.
 func ReplayTag(client []string, clientRealm string, ctime time.Time, cusec int, cipher []byte) [32]byte {
 	return replayTag(name{client, clientRealm}, ctime, cusec, cipher)
+}
+
+// SetDial has the KDCs dialled by f.
+func (p *Passwords) SetDial(f func(ctx context.Context, network, address string) (net.Conn, error)) {
+	for _, k := range p.kdcs {
+		k.dial = f
+	}
 }

@@ -72,3 +72,50 @@ func FuzzAPReq(f *testing.F) {
 		}
 	})
 }
+
+// FuzzKDCReply changes what a KDC answers, as FuzzAPReq changes a request: the
+// first reply or the second, or both are raw. Whatever comes of it, nobody gets
+// in but alice, and no error is one of ours.
+func FuzzKDCReply(f *testing.F) {
+	k := campus()
+	f.Add(true, uint16(0), byte(0), uint16(0), []byte(nil), []byte(nil))
+	for _, at := range []uint16{0, 1, 4, 8, 20, 40, 60, 80, 120, 160, 200, 300, 500} {
+		f.Add(false, at, byte(1), uint16(0), []byte(nil), []byte(nil))
+		f.Add(true, at, byte(1), uint16(0), []byte(nil), []byte(nil))
+		f.Add(true, at, byte(0), uint16(1), []byte{0x80}, []byte(nil))
+	}
+	f.Add(false, uint16(0), byte(0), uint16(0), []byte(nil), []byte{0x7e, 0x84, 0xff, 0xff, 0xff, 0xff})
+	f.Add(false, uint16(0), byte(0), uint16(0), []byte(nil), bytes.Repeat([]byte{0x30, 0x80}, 100))
+	f.Fuzz(func(t *testing.T, second bool, at uint16, x byte, cut uint16, extra, raw []byte) {
+		requests := 0
+		answer := func(request []byte) []byte {
+			requests++
+			if len(raw) > 0 {
+				return raw
+			}
+			b := k.Answer(request)
+			if second != (requests == 2) {
+				return b
+			}
+			p := int(at) % len(b)
+			b[p] ^= x
+			return append(append(bytes.Clone(b[:p]), extra...), b[min(len(b), p+int(cut)):]...)
+		}
+		p := passwords(t, k, network{kdc1: answer}, krb5.PasswordOptions{})
+		who, err := p.Verify(t.Context(), "alice", authn.Password("pw-alice"))
+		if err == nil {
+			if who.String() != "alice@EXAMPLE.TEST" || requests != 2 || len(raw) > 0 {
+				t.Fatalf("%s after %d requests", who, requests)
+			}
+			return
+		}
+		var e *krb5.PasswordError
+		if !errors.As(err, &e) || who != nil || e.Kind == authn.Internal || e.Kind == authn.Decline || e.Kind == authn.Malformed {
+			t.Fatalf("%#v", err)
+		}
+		// a wrong password would be the octets' saying, not the cryptography's
+		if len(raw) == 0 && second && e.Kind == authn.Rejected && e.Code == 0 {
+			t.Fatalf("the right password is refused by a changed reply: %v", err)
+		}
+	})
+}

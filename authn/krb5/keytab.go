@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -133,6 +134,22 @@ func (k *Keytab) Services() []string {
 	}
 	slices.Sort(list)
 	return list
+}
+
+// ServiceIn is the first service of a realm, in the order of [Keytab.Services],
+// that is pop/HOST or pop3/HOST, without the realm; "" when there is none.
+func (k *Keytab) ServiceIn(realm string) string {
+	var found []string
+	for _, keys := range *k.keys.Load() {
+		n := keys[0].name
+		if n.realm == realm && len(n.components) == 2 && (n.components[0] == "pop" || n.components[0] == "pop3") {
+			found = append(found, strings.Join(n.components, "/"))
+		}
+	}
+	if len(found) == 0 {
+		return ""
+	}
+	return slices.Min(found)
 }
 
 func parseKeytab(b []byte) (set keySet, err error) {

@@ -26,6 +26,7 @@ var directions = map[string][]string{
 	"authn/file":          {"authn"},
 	"authn/gssapi":        {"authn", "authn/krb5"}, // a GSSAPI token carries an AP-REQ
 	"authn/krb5":          {"authn"},
+	"authn/krb5pw":        {"authn", "authn/krb5"}, // the exchange with the KDC
 	"authn/plain":         {"authn"},
 	"authn/principal":     {"authn"},
 	"cmd/internal/app":    {"authn/...", "cmd/internal/...", "kpop", "maildrop/...", "pop3"},
