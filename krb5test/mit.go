@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -233,6 +234,12 @@ func (m *MIT) Stop() error {
 	}
 	return err
 }
+
+// Suspend stops the KDC as it is: connections are made and nothing is answered.
+func (m *MIT) Suspend() error { return m.cmd.Process.Signal(syscall.SIGSTOP) }
+
+// Resume ends what Suspend began.
+func (m *MIT) Resume() error { return m.cmd.Process.Signal(syscall.SIGCONT) }
 
 // Addr is where it listens.
 func (m *MIT) Addr() string { return m.addr }
