@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -31,6 +32,10 @@ func TestConfigs(t *testing.T) {
 			}
 		case ".service":
 			checkUnit(t, path)
+		case ".py": // authn/checkpassword runs it
+			if program, err := os.ReadFile(path); err != nil || !bytes.HasPrefix(program, []byte("#!/usr/bin/python3 ")) {
+				t.Errorf("%s is no program: %v", path, err)
+			}
 		default:
 			t.Errorf("nothing tests %s", path)
 		}

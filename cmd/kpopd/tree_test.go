@@ -22,6 +22,7 @@ const module = "github.com/kpopd/kpopd"
 var directions = map[string][]string{
 	"authn":               nil, // interfaces, errors and the chain stand on the standard library
 	"authn/authntest":     {"authn"},
+	"authn/checkpassword": {"authn"},
 	"authn/cram":          {"authn"},
 	"authn/file":          {"authn"},
 	"authn/gssapi":        {"authn", "authn/krb5"}, // a GSSAPI token carries an AP-REQ
