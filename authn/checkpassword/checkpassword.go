@@ -83,6 +83,11 @@ func New(name string, o Options) (*Verifier, error) {
 // Name implements [authn.Verifier].
 func (v *Verifier) Name() string { return v.name }
 
+// String says what the verifier does, for whoever checks a configuration.
+func (v *Verifier) String() string {
+	return fmt.Sprintf("passwords by %s, %d at once", v.path, v.o.AtOnce)
+}
+
 func (v *Verifier) fail(kind authn.Kind, err error) error {
 	return &authn.Error{Kind: kind, Step: v.name, Err: err}
 }

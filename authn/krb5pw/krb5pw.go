@@ -6,7 +6,8 @@
 // The exchange with the KDC is [krb5.Passwords]'s, beside the acceptor that
 // judges what comes of it; here a login becomes a principal, and the other way
 // round. A verifier is for one realm. Users of a second realm need a second
-// verifier and a key of that realm in the keytab.
+// verifier, a key of that realm in the keytab, and logins that say whose they
+// are: alice of one realm is not alice of the other.
 //
 // A login is a principal of one component, always: "alice/admin" is no login,
 // and no password of hers opens alice's maildrop.
@@ -29,6 +30,7 @@ import (
 // Options say which principal a login is.
 type Options struct {
 	MailDomains []string // "alice@" any of these, or the realm in any case, means alice
+	Domain      string   // when set, logins are "alice@" it and nothing else, and name the maildrop so: for a realm beside the site's own
 	FoldCase    bool     // logins differ in nothing but case: Active Directory
 }
 
@@ -42,7 +44,13 @@ type Verifier struct {
 var _ authn.PasswordVerifier = (*Verifier)(nil)
 
 // New makes a verifier; name is the chain step's.
-func New(name string, p *krb5.Passwords, o Options) *Verifier { return &Verifier{name, p, o} }
+func New(name string, p *krb5.Passwords, o Options) (*Verifier, error) {
+	login := "x@" + o.Domain
+	if prepared, err := authn.PrepareLogin(login); o.Domain != "" && (err != nil || prepared != login || strings.Count(login, "@") != 1) {
+		return nil, fmt.Errorf("domain %q: a login cannot end in it", o.Domain)
+	}
+	return &Verifier{name, p, o}, nil
+}
 
 // Name implements [authn.Verifier].
 func (v *Verifier) Name() string { return v.name }
@@ -53,11 +61,11 @@ func (v *Verifier) VerifyPassword(ctx context.Context, r *authn.PasswordRequest)
 	if n := len(r.Password); n == 0 || n > authn.MaxPassword {
 		return nil, v.fail(authn.Rejected, fmt.Errorf("password of %d octets", n))
 	}
-	user, ok := v.user(r.Login)
+	user, client, ok := v.names(r.Login)
 	if !ok {
 		return nil, v.fail(authn.UnknownUser, fmt.Errorf("no login of realm %s", v.passwords.Realm()))
 	}
-	p, err := v.passwords.Verify(ctx, user, r.Password)
+	p, err := v.passwords.Verify(ctx, client, r.Password)
 	if err != nil {
 		return nil, v.fail(authn.KindOf(err), err)
 	}
@@ -68,24 +76,39 @@ func (v *Verifier) fail(kind authn.Kind, err error) error {
 	return &authn.Error{Kind: kind, Step: v.name, Err: err}
 }
 
-// user is the name of the principal, which is the canonical login too.
-func (v *Verifier) user(login string) (string, bool) {
-	user := login
+// names are the canonical login, and the principal's name without its realm.
+func (v *Verifier) names(login string) (user, client string, ok bool) {
+	client = login
 	if v.o.FoldCase {
-		user = strings.ToLower(user)
+		client = strings.ToLower(client)
 	}
-	if i := strings.LastIndexByte(user, '@'); i >= 0 {
-		domain := user[i+1:]
-		same := func(d string) bool { return strings.EqualFold(d, domain) }
-		if !same(v.passwords.Realm()) && !slices.ContainsFunc(v.o.MailDomains, same) {
-			return "", false
+	if i := strings.LastIndexByte(client, '@'); i >= 0 {
+		if !v.ours(client[i+1:]) {
+			return "", "", false
 		}
-		user = user[:i]
+		client = client[:i]
+	} else if v.o.Domain != "" {
+		return "", "", false
 	}
-	// as the name is part of no path and no query here, this is for callers that
-	// did not prepare it
-	if prepared, err := authn.PrepareLogin(user); err != nil || prepared != user || strings.ContainsRune(user, '@') {
-		return "", false
+	// for callers that did not prepare the login, and for what is left of it
+	if prepared, err := authn.PrepareLogin(client); err != nil || prepared != client || strings.ContainsRune(client, '@') {
+		return "", "", false
 	}
-	return user, true
+	if v.o.Domain != "" {
+		return client + "@" + v.o.Domain, client, true
+	}
+	return client, client, true
+}
+
+func (v *Verifier) ours(domain string) bool {
+	same := func(d string) bool { return strings.EqualFold(d, domain) }
+	if v.o.Domain != "" {
+		return same(v.o.Domain)
+	}
+	return same(v.passwords.Realm()) || slices.ContainsFunc(v.o.MailDomains, same)
+}
+
+// String says what the verifier does, for whoever checks a configuration.
+func (v *Verifier) String() string {
+	return fmt.Sprintf("passwords of realm %s, proven by a ticket for %s", v.passwords.Realm(), v.passwords.Service())
 }

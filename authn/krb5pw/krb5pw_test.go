@@ -36,7 +36,20 @@ func verifier(t testing.TB, o krb5pw.Options) *krb5pw.Verifier {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return krb5pw.New("campus", p, o)
+	v, err := krb5pw.New("campus", p, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func TestDomain(t *testing.T) {
+	t.Parallel()
+	for domain, ok := range map[string]bool{"": true, "partner.example": true, "a@b": false, "../x": false, "ＰＡ": false} {
+		if _, err := krb5pw.New("x", nil, krb5pw.Options{Domain: domain}); (err == nil) != ok {
+			t.Errorf("%q: %v", domain, err)
+		}
+	}
 }
 
 func TestVerifier(t *testing.T) {
@@ -47,6 +60,7 @@ func TestVerifier(t *testing.T) {
 func TestLogins(t *testing.T) {
 	t.Parallel()
 	exact := verifier(t, krb5pw.Options{MailDomains: []string{"example.org"}})
+	foreign := verifier(t, krb5pw.Options{Domain: "partner.example", FoldCase: true})
 	folded := verifier(t, krb5pw.Options{FoldCase: true})
 	for _, tt := range []struct {
 		name            string
@@ -69,6 +83,10 @@ func TestLogins(t *testing.T) {
 		{"case folded", folded, "ALICE", "pw-alice", "alice"},
 		{"case folded, with realm", folded, "Alice@Example.Test", "pw-alice", "alice"},
 		{"one that folding hides", folded, "Bob", "pw-bob", "bob"},
+		{"domain of its own", foreign, "alice@partner.example", "pw-alice", "alice@partner.example"},
+		{"domain of its own in another case", foreign, "Alice@Partner.Example", "pw-alice", "alice@partner.example"},
+		{"without the domain", foreign, "alice", "pw-alice", ""},
+		{"realm in place of the domain", foreign, "alice@EXAMPLE.TEST", "pw-alice", ""},
 		{"NUL", exact, "alice\x00x", "pw-alice", ""},
 		{"path", exact, "../alice", "pw-alice", ""},
 	} {
@@ -86,7 +104,8 @@ func TestLogins(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if id.User != tt.user || id.Authn != tt.user+"@EXAMPLE.TEST" || !id.Expires.IsZero() {
+			name, _, _ := strings.Cut(tt.user, "@")
+			if id.User != tt.user || id.Authn != name+"@EXAMPLE.TEST" || !id.Expires.IsZero() {
 				t.Errorf("got %+v", id)
 			}
 		})

@@ -57,7 +57,11 @@ func mitPasswords(t *testing.T, m *krb5test.MIT, enctypes ...int32) *krb5pw.Veri
 	if err != nil {
 		t.Fatal(err)
 	}
-	return krb5pw.New("campus", p, krb5pw.Options{})
+	v, err := krb5pw.New("campus", p, krb5pw.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
 }
 
 func ask(ctx context.Context, v authn.PasswordVerifier, user, password string) error {

@@ -13,10 +13,12 @@ import (
 	"time"
 
 	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/authn/checkpassword"
 	"github.com/kpopd/kpopd/authn/cram"
 	"github.com/kpopd/kpopd/authn/file"
 	"github.com/kpopd/kpopd/authn/gssapi"
 	"github.com/kpopd/kpopd/authn/krb5"
+	"github.com/kpopd/kpopd/authn/krb5pw"
 	"github.com/kpopd/kpopd/authn/plain"
 	"github.com/kpopd/kpopd/authn/principal"
 	"github.com/kpopd/kpopd/cmd/internal/certs"
@@ -33,14 +35,15 @@ const certificateInterval = time.Minute
 // assembly is a configuration made into working parts. It is only read once
 // it is complete; sessions keep the one that they began with.
 type assembly struct {
-	cfg      *config.Config
-	parts    *parts
-	log      *slog.Logger
-	trace    *authn.Trace
-	chains   map[string]authn.Chain
-	acceptor *krb5.Acceptor // nil without a keytab
-	policies map[string]*authn.Policy
-	doors    []*door // as in cfg.Listeners
+	cfg       *config.Config
+	parts     *parts
+	log       *slog.Logger
+	trace     *authn.Trace
+	verifiers map[string]authn.Verifier
+	chains    map[string]authn.Chain
+	acceptor  *krb5.Acceptor // nil without a keytab
+	policies  map[string]*authn.Policy
+	doors     []*door // as in cfg.Listeners
 
 	stop context.CancelFunc // of the background
 	wg   sync.WaitGroup
@@ -62,9 +65,10 @@ type parts struct {
 func assemble(cfg *config.Config, old *parts, log *slog.Logger, trace *authn.Trace) (*assembly, error) {
 	a := &assembly{
 		cfg: cfg, parts: &parts{}, log: log, trace: trace,
-		chains: map[string]authn.Chain{}, policies: map[string]*authn.Policy{},
+		verifiers: map[string]authn.Verifier{}, chains: map[string]authn.Chain{}, policies: map[string]*authn.Policy{},
 	}
-	err := errors.Join(a.checkCertificates(), a.buildChains(), a.openKerberos(old), a.openStore(old))
+	kerberos := a.openKerberos(old) // before the chains, in which some want the keytab
+	err := errors.Join(a.checkCertificates(), a.buildChains(), kerberos, a.openStore(old))
 	if err == nil {
 		err = errors.Join(a.buildPolicies(), a.buildDoors())
 	}
@@ -166,14 +170,14 @@ func (a *assembly) openReplay(old *parts) error {
 
 func (a *assembly) buildChains() error {
 	var errs []error
-	verifiers := map[string]authn.Verifier{}
 	for i, v := range a.cfg.Verifiers {
-		built, err := openVerifier(v)
-		if err != nil {
+		built, err := a.openVerifier(v)
+		switch {
+		case errors.Is(err, errNoKeytab): // told at its own key
+		case err != nil:
 			errs = append(errs, a.problems(fmt.Sprintf("verifiers[%d]", i), err))
-			continue
 		}
-		verifiers[v.Name] = built
+		a.verifiers[v.Name] = built
 	}
 	if len(errs) > 0 {
 		return errors.Join(errs...)
@@ -182,7 +186,7 @@ func (a *assembly) buildChains() error {
 		var chain authn.Chain
 		for _, s := range c.Steps {
 			chain = append(chain, authn.Step{
-				Verifier: verifiers[s.Use], Timeout: s.Timeout,
+				Verifier: a.verifiers[s.Use], Timeout: s.Timeout,
 				OnReject: next(s.OnReject), OnUnavailable: next(s.OnUnavailable),
 			})
 		}
@@ -211,7 +215,9 @@ func next(word string) authn.Next {
 	return authn.Continue
 }
 
-func openVerifier(v config.Verifier) (authn.Verifier, error) {
+var errNoKeytab = errors.New("the keytab could not be opened")
+
+func (a *assembly) openVerifier(v config.Verifier) (authn.Verifier, error) {
 	switch v.Type {
 	case config.VerifierFile:
 		return file.Open(v.Name, file.Options{Users: v.Users, Digests: v.Digests, Hashes: v.Hashes})
@@ -220,6 +226,20 @@ func openVerifier(v config.Verifier) (authn.Verifier, error) {
 			LocalRealms: v.LocalRealms, Map: v.Map, K5Login: v.K5Login, Rules: v.Rules,
 			RuleRealms: v.RuleRealms, MailDomains: v.MailDomains, FoldCase: v.FoldCase,
 		})
+	case config.VerifierKrb5pw:
+		if a.acceptor == nil {
+			return nil, errNoKeytab
+		}
+		p, err := krb5.NewPasswords(krb5.PasswordOptions{
+			Realm: v.Realm, KDCs: v.KDCs, Service: v.Service,
+			Keytab: a.acceptor.Keytab, Enctypes: a.acceptor.Enctypes, Skew: a.acceptor.Skew,
+		})
+		if err != nil {
+			return nil, err
+		}
+		return krb5pw.New(v.Name, p, krb5pw.Options{MailDomains: v.MailDomains, Domain: v.Domain, FoldCase: v.FoldCase})
+	case config.VerifierCheckpassword:
+		return checkpassword.New(v.Name, checkpassword.Options{Program: v.Program, Args: v.Args, AtOnce: v.AtOnce})
 	default:
 		return nil, fmt.Errorf("type %q is not known", v.Type)
 	}

@@ -51,10 +51,16 @@ func Check(file string) (*Report, error) {
 }
 
 // Explain writes what each listener offers to a client at each stage of a
-// connection. It asks the policy what CAPA and a login ask it.
+// connection, and what verifiers found out by themselves. It asks the policy what
+// CAPA and a login ask it.
 func (r *Report) Explain(w io.Writer) {
 	for _, l := range r.assembly.cfg.Listeners {
 		r.assembly.explain(w, l)
+	}
+	for _, v := range r.assembly.cfg.Verifiers {
+		if s, ok := r.assembly.verifiers[v.Name].(fmt.Stringer); ok {
+			fmt.Fprintf(w, "verifier %s: %s\n", v.Name, s)
+		}
 	}
 }
 

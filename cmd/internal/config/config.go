@@ -111,15 +111,17 @@ type Step struct {
 
 // Kinds of verifiers.
 const (
-	VerifierFile      = "file"      // users file with hashes and secrets
-	VerifierPrincipal = "principal" // maps Kerberos principals to users
+	VerifierFile          = "file"          // users file with hashes and secrets
+	VerifierPrincipal     = "principal"     // maps Kerberos principals to users
+	VerifierKrb5pw        = "krb5pw"        // asks a KDC about passwords
+	VerifierCheckpassword = "checkpassword" // runs a program that knows about passwords
 )
 
 // Verifier is one place that vouches for users. Which keys may be set depends
 // on the type.
 type Verifier struct {
 	Name string `mapstructure:"name"`
-	Type string `mapstructure:"type"` // file or principal
+	Type string `mapstructure:"type"` // file, principal, krb5pw or checkpassword
 
 	Users   string `mapstructure:"users"`   // file: path of logins and password hashes
 	Digests string `mapstructure:"digests"` // file: path of secrets for APOP and CRAM-MD5
@@ -130,8 +132,17 @@ type Verifier struct {
 	K5Login     string   `mapstructure:"k5login"`      // principal: path of a user's .k5login, %u is the user; none when empty
 	Rules       []string `mapstructure:"rules"`        // principal: auth_to_local rules: "RULE:..." or "DEFAULT"
 	RuleRealms  []string `mapstructure:"rule_realms"`  // principal: realms that the rules are for; local_realms when empty
-	MailDomains []string `mapstructure:"mail_domains"` // principal: "alice@" any of these means alice
-	FoldCase    bool     `mapstructure:"fold_case"`    // principal: names differ in nothing but case (Active Directory)
+	MailDomains []string `mapstructure:"mail_domains"` // principal, krb5pw: "alice@" any of these means alice
+	FoldCase    bool     `mapstructure:"fold_case"`    // principal, krb5pw: names differ in nothing but case (Active Directory)
+
+	Realm   string   `mapstructure:"realm"`   // krb5pw: whose users' passwords
+	KDCs    []string `mapstructure:"kdcs"`    // krb5pw: host or host:port, asked in this order; port 88 when there is none
+	Service string   `mapstructure:"service"` // krb5pw: our principal without realm, whose key in the keytab tells a false KDC; the keytab's first of pop/HOST or pop3/HOST when empty
+	Domain  string   `mapstructure:"domain"`  // krb5pw: logins are "alice@" this and nothing else, their maildrops too: a realm beside the site's own; none when empty
+
+	Program string   `mapstructure:"program"` // checkpassword: absolute path
+	Args    []string `mapstructure:"args"`    // checkpassword: its arguments
+	AtOnce  int      `mapstructure:"at_once"` // checkpassword: programs that run at the same time; 16 when zero
 }
 
 // Where the replay cache is kept.

@@ -96,6 +96,16 @@ func TestProblems(t *testing.T) {
 		{"before_tls that is not offered", "offers: [KPOP],", "offers: [KPOP], before_tls: [GSSAPI],", `k.yaml:8: policies[1].before_tls[0]: GSSAPI is not in the policy's offers`},
 		{"no root", "root: mail", "", `k.yaml:18: maildrops.root: missing; name the directory that holds the maildrops`},
 		{"verifier nobody asks", "{use: tickets}", "{use: local}", `k.yaml:16: verifiers[1]: no chain uses verifier "tickets"; remove it or name it in a step`},
+		{"type that is missing", "type: principal, ", "", `k.yaml:16: verifiers[1].type: missing; write one of checkpassword, file, krb5pw, principal`},
+		{"type that nobody knows", "type: principal, ", "type: pincipal, ", `k.yaml:16: verifiers[1].type: "pincipal" is not known; write checkpassword, file, krb5pw, principal; did you mean "principal"?`},
+		{"key of another type", "users: users,", "users: users, local_realms: [X],", `k.yaml:15: verifiers[0].local_realms: is no key of type file, which takes users, digests, hashes`},
+		{"file without files", "users: users, digests: digests", "hashes: 3", `k.yaml:15: verifiers[0].users: missing; name the users file, a digests file, or both`},
+		{"mapper that maps nobody", ", local_realms: [Demo.TEST]", "", `k.yaml:16: verifiers[1]: maps nobody; set local_realms, map, k5login or rules`},
+		{"realm without KDCs", "type: file, users: users, digests: digests", "type: krb5pw, realm: X", `k.yaml:15: verifiers[0].kdcs: missing; list the realm's KDCs, host or host:port`},
+		{"KDCs without realm", "type: file, users: users, digests: digests", "type: krb5pw, kdcs: [x]", `k.yaml:15: verifiers[0].realm: missing; name the realm whose users' passwords are checked`},
+		{"domain and mail domains", "type: file, users: users, digests: digests", "type: krb5pw, realm: X, kdcs: [x], domain: x, mail_domains: [y]", `k.yaml:15: verifiers[0].mail_domains: has no effect beside domain, which is the only one`},
+		{"no program", "type: file, users: users, digests: digests", "type: checkpassword, args: [x]", `k.yaml:15: verifiers[0].program: missing; name the program, by its absolute path`},
+		{"fewer than no programs", "type: file, users: users, digests: digests", "type: checkpassword, program: /x, at_once: -1", `k.yaml:15: verifiers[0].at_once: -1 is out of range; at least 1, or zero for the default`},
 		{"negative limit", "{idle_timeout: 15m}", "{pre_auth: -1}", `k.yaml:19: limits.pre_auth: -1 is out of range; zero means no limit of its own`},
 		{"no YAML", "chains:\n", "\tchains:\n", `k.yaml:9: no YAML, here or just above: found character that cannot start any token`},
 		{"second document", "maildrops:", "---\nmaildrops:", `k.yaml:18: a second document begins here; one is read: remove the line ---`},
@@ -179,6 +189,42 @@ func TestBindingWithoutTLS(t *testing.T) {
 	want := `k.yaml:2: listeners[0].policy: policy "internet" offers GSSAPI, which gssapi.channel_binding binds to TLS, and the listener never has TLS`
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+const passwords = `listeners:
+  - {name: pop3, address: "127.0.0.1:110", policy: inside}
+policies:
+  - {name: inside, offers: [PLAIN], plain: trusted, trusted: [127.0.0.0/8], chain: all}
+chains:
+  - {name: all, steps: [{use: here}, {use: there}, {use: pam}]}
+verifiers:
+  - {name: here, type: krb5pw, realm: HERE.TEST, kdcs: [a, "b:750"], mail_domains: [here.test], fold_case: true}
+  - {name: there, type: krb5pw, realm: THERE.TEST, kdcs: [c], service: pop/x, domain: there.test}
+  - {name: pam, type: checkpassword, program: /bin/true, args: [x], at_once: 2}
+kerberos: {keytab: keytab, replay_cache: memory}
+maildrops: {root: mail}
+`
+
+// Passwords of two realms, and what goes wrong with them.
+func TestPasswordVerifiers(t *testing.T) {
+	t.Parallel()
+	c, err := Parse("k.yaml", []byte(passwords))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Verifier{Name: "here", Type: "krb5pw", Realm: "HERE.TEST", KDCs: []string{"a", "b:750"}, MailDomains: []string{"here.test"}, FoldCase: true}
+	if diff := cmp.Diff(want, c.Verifiers[0]); diff != "" {
+		t.Error("(-want +got):", diff)
+	}
+	for _, c := range []struct{ name, old, new, want string }{
+		{"no keytab", "keytab: keytab, ", "", "k.yaml:8: verifiers[0]: needs a keytab, with which to tell a false KDC; set kerberos.keytab"},
+		{"two realms of one name space", ", domain: there.test", "", "k.yaml:9: verifiers[1].domain: missing; alice of realm THERE.TEST and alice of realm HERE.TEST would have one maildrop: say how the logins of one of them end"},
+		{"one realm twice", "THERE.TEST, kdcs: [c], service: pop/x, domain: there.test", "HERE.TEST, kdcs: [c]", ""},
+	} {
+		if _, err := Parse("k.yaml", []byte(strings.Replace(passwords, c.old, c.new, 1))); c.want == "" && err != nil || !strings.Contains(fmt.Sprint(err), c.want) {
+			t.Errorf("%s: got %v, want %s", c.name, err, c.want)
+		}
 	}
 }
 

@@ -2,8 +2,10 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -27,7 +29,9 @@ type judge struct {
 }
 
 var (
-	byHash   = judge{"type file with users", func(v Verifier) bool { return v.Type == VerifierFile && v.Users != "" }}
+	byHash = judge{"type krb5pw, checkpassword, or file with users", func(v Verifier) bool {
+		return v.Type == VerifierFile && v.Users != "" || v.Type == VerifierKrb5pw || v.Type == VerifierCheckpassword
+	}}
 	bySecret = judge{"type file with digests", func(v Verifier) bool { return v.Type == VerifierFile && v.Digests != "" }}
 	byTicket = judge{"type principal", func(v Verifier) bool { return v.Type == VerifierPrincipal }}
 )
@@ -298,9 +302,20 @@ func (p *problems) verifier(at string, v Verifier) {
 	if !used {
 		p.add(at, "no chain uses verifier %q; remove it or name it in a step", v.Name)
 	}
-	onlyFile := v.Users != "" || v.Digests != "" || v.Hashes != 0
-	onlyPrincipal := v.LocalRealms != nil || v.Map != "" || v.K5Login != "" || v.Rules != nil ||
-		v.RuleRealms != nil || v.MailDomains != nil || v.FoldCase
+	takes, known := verifierKeys[v.Type]
+	switch {
+	case v.Type == "":
+		p.add(at+".type", "missing; write one of %s", strings.Join(verifierTypes(), ", "))
+		return
+	case !known:
+		p.oneOf(at+".type", v.Type, verifierTypes()...)
+		return
+	}
+	for _, key := range v.keys() {
+		if !slices.Contains(takes, key) {
+			p.add(at+"."+key, "is no key of type %s, which takes %s", v.Type, strings.Join(takes, ", "))
+		}
+	}
 	switch v.Type {
 	case VerifierFile:
 		if v.Users == "" && v.Digests == "" {
@@ -309,13 +324,7 @@ func (p *problems) verifier(at string, v Verifier) {
 		if v.Hashes < 0 {
 			p.add(at+".hashes", "%d is out of range; zero means the number of processors", v.Hashes)
 		}
-		if onlyPrincipal {
-			p.add(at, "type file takes users, digests and hashes; the other keys belong to type principal")
-		}
 	case VerifierPrincipal:
-		if onlyFile {
-			p.add(at, "users, digests and hashes belong to type file")
-		}
 		if len(v.LocalRealms)+len(v.Rules) == 0 && v.Map == "" && v.K5Login == "" {
 			p.add(at, "maps nobody; set local_realms, map, k5login or rules")
 		}
@@ -325,10 +334,57 @@ func (p *problems) verifier(at string, v Verifier) {
 		if len(v.Rules) == 0 && len(v.RuleRealms) > 0 {
 			p.add(at+".rule_realms", "has no effect without rules")
 		}
-	case "":
-		p.add(at+".type", "missing; write file or principal")
-	default:
-		p.oneOf(at+".type", v.Type, VerifierFile, VerifierPrincipal)
+	case VerifierKrb5pw:
+		p.krb5pw(at, v)
+	case VerifierCheckpassword:
+		p.need(at+".program", v.Program, "the program, by its absolute path")
+		if v.AtOnce < 0 {
+			p.add(at+".at_once", "%d is out of range; at least 1, or zero for the default", v.AtOnce)
+		}
+	}
+}
+
+// verifierKeys are the keys of each type, besides name and type.
+var verifierKeys = map[string][]string{
+	VerifierFile:          {"users", "digests", "hashes"},
+	VerifierPrincipal:     {"local_realms", "map", "k5login", "rules", "rule_realms", "mail_domains", "fold_case"},
+	VerifierKrb5pw:        {"realm", "kdcs", "service", "mail_domains", "domain", "fold_case"},
+	VerifierCheckpassword: {"program", "args", "at_once"},
+}
+
+func verifierTypes() []string { return slices.Sorted(maps.Keys(verifierKeys)) }
+
+// keys are those that are set, besides name and type.
+func (v Verifier) keys() []string {
+	var set []string
+	x := reflect.ValueOf(v)
+	for _, f := range reflect.VisibleFields(x.Type()) {
+		if key := f.Tag.Get("mapstructure"); key != "name" && key != "type" && !x.FieldByIndex(f.Index).IsZero() {
+			set = append(set, key)
+		}
+	}
+	return set
+}
+
+func (p *problems) krb5pw(at string, v Verifier) {
+	p.need(at+".realm", v.Realm, "the realm whose users' passwords are checked")
+	if len(v.KDCs) == 0 {
+		p.add(at+".kdcs", "missing; list the realm's KDCs, host or host:port")
+	}
+	if p.c.Kerberos.Keytab == "" {
+		p.add(at, "needs a keytab, with which to tell a false KDC; set kerberos.keytab")
+	}
+	if v.Domain != "" && v.MailDomains != nil {
+		p.add(at+".mail_domains", "has no effect beside domain, which is the only one")
+	}
+	if v.Domain != "" {
+		return
+	}
+	for _, other := range p.c.Verifiers {
+		if other.Type == VerifierKrb5pw && other.Domain == "" && other.Realm < v.Realm {
+			p.add(at+".domain", "missing; alice of realm %s and alice of realm %s would have one maildrop: say how the logins of one of them end", v.Realm, other.Realm)
+			return
+		}
 	}
 }
 
