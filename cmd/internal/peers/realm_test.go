@@ -16,6 +16,7 @@ import (
 // realm is a KDC for EXAMPLE.TEST, which trusts OTHER.TEST. In both lives an
 // alice whose password is "pw-alice", and in the first an alice/admin too.
 type realm struct {
+	addr   string // of the KDC
 	conf   string // file: krb5.conf
 	keytab string // file: keys of pop/localhost, pop3/localhost, host/localhost, and pop/rc4, which has one of RC4 only
 
@@ -85,7 +86,7 @@ func startMIT(dir string) (*realm, error) {
 		return nil, errors.Join(err, m.Stop())
 	}
 	return &realm{
-		conf: filepath.Join(m.Dir, "krb5.conf"), keytab: m.Keytab(), stop: m.Stop,
+		addr: m.Addr(), conf: filepath.Join(m.Dir, "krb5.conf"), keytab: m.Keytab(), stop: m.Stop,
 		rotate: func(service, keytab string) error { return m.Rotate(context.Background(), service, keytab) },
 	}, nil
 }
@@ -105,7 +106,7 @@ func startInProcess(dir string) (*realm, error) {
 		return nil, err
 	}
 	r := &realm{
-		conf: filepath.Join(dir, "krb5.conf"), keytab: filepath.Join(dir, "keytab"), stop: k.Close,
+		addr: k.Addr(), conf: filepath.Join(dir, "krb5.conf"), keytab: filepath.Join(dir, "keytab"), stop: k.Close,
 		rotate: func(service, keytab string) error {
 			k.Rotate(service)
 			return k.WriteKeytab(keytab, service)
