@@ -5,9 +5,9 @@
 #
 # asks PAM's service SERVICE, as configured in /etc/pam.d or in DIRECTORY, for
 # authentication and for the state of the account. It needs nothing but Python
-# and Linux-PAM 1.4. It runs as kpopd's user: modules that want to be root, as
-# pam_unix for other users than one's own, do not work from here; pam_sss,
-# pam_ldap and pam_krb5 do.
+# and Linux-PAM 1.4. It runs as kpopd's user: modules that ask a daemon or a
+# server, as pam_sss does, work from here; pam_unix, which wants to be root for
+# any other user than its own, does not.
 import ctypes
 import os
 import sys

@@ -20,7 +20,10 @@ func fit(program string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return path, errors.Join(fitFile(path), fitDirectories(path))
+	if err := fitFile(path); err != nil {
+		return "", err
+	}
+	return path, fitDirectories(path)
 }
 
 func fitFile(path string) error {

@@ -44,17 +44,14 @@ func inOrder(all []*kdc, now time.Time) []*kdc {
 func (k *kdc) answered()          { k.rests.Store(0) }
 func (k *kdc) failed(t time.Time) { k.rests.Store(t.Add(kdcRest).UnixNano()) }
 
-// turn is how long the next of n KDCs may take: the rest may be as slow.
+// turn bounds what the next of n KDCs may take of ctx's time: the others may be
+// as slow. The last has all that is left.
 func turn(ctx context.Context, n int) (context.Context, context.CancelFunc) {
-	d := kdcTurn
-	if end, ok := ctx.Deadline(); ok {
-		left := time.Until(end)
-		if n == 1 {
-			d = left
-		}
-		d = min(d, left/time.Duration(n))
+	end, bounded := ctx.Deadline()
+	if !bounded || n == 1 {
+		return context.WithCancel(ctx)
 	}
-	return context.WithTimeout(ctx, d)
+	return context.WithTimeout(ctx, min(kdcTurn, time.Until(end)/time.Duration(n)))
 }
 
 // ask sends one request over a connection of its own, which is how every KDC

@@ -160,10 +160,10 @@ func (p *Passwords) Verify(ctx context.Context, user string, password authn.Pass
 }
 
 func (p *Passwords) verifyAt(ctx context.Context, k *kdc, left int, user string, password authn.Password) (*authn.Principal, *PasswordError) {
-	turn, cancel := turn(ctx, left)
+	his, cancel := turn(ctx, left)
 	defer cancel()
 	x := &asExchange{p: p, client: name{[]string{user}, p.realm}, password: password, send: k.ask}
-	principal, err := x.run(turn)
+	principal, err := x.run(his)
 	switch {
 	case err == nil || !err.down:
 		k.answered()

@@ -35,7 +35,7 @@ func startMIT(t *testing.T) *krb5test.MIT {
 		"addprinc -pw pw-gone gone", `modprinc -expire "2020-01-01 00:00:00" gone`,
 		"addprinc -pw pw-bare -requires_preauth bare",
 		"addprinc -pw pw-sha2 -e aes256-sha2:normal sha2", "addprinc -pw pw-short2 -e aes128-sha2:normal short2",
-		"addprinc -pw pw-small -e aes128-sha1:normal small",
+		"addprinc -pw pw-älice älice", "addprinc -pw pw-small -e aes128-sha1:normal small",
 		"addprinc -pw pw-salted -e aes256-sha1:special salted",
 		"addprinc -pw pw-weak -e rc4-hmac:normal weak",
 		"addpol -maxfailure 2 strict", "addprinc -pw pw-tried -policy strict tried",
@@ -75,7 +75,7 @@ func TestMIT(t *testing.T) {
 	m := startMIT(t)
 	v := mitPasswords(t, m)
 	authntest.RunVerifier(t, v, authntest.Account{Login: "alice", Password: "pw-alice"})
-	for _, user := range []string{"bob", "bare", "sha2", "short2", "small", "salted", "short", "tried"} {
+	for _, user := range []string{"bob", "bare", "sha2", "short2", "small", "salted", "älice", "short", "tried"} {
 		if err := ask(t.Context(), v, user, "pw-"+user); err != nil {
 			t.Errorf("%s: %v", user, err)
 		}
