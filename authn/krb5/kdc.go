@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -98,12 +100,12 @@ func exchange(conn io.ReadWriter, request []byte) ([]byte, error) {
 func withPort(address string) (string, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil { // no port, or an IPv6 address without brackets
-		host, port = address, kdcPort
+		host, port = strings.TrimSuffix(strings.TrimPrefix(address, "["), "]"), kdcPort
 		if _, _, err = net.SplitHostPort(net.JoinHostPort(host, port)); err != nil {
 			return "", err
 		}
 	}
-	if host == "" || port == "" {
+	if n, err := strconv.ParseUint(port, 10, 16); host == "" || n == 0 || err != nil {
 		return "", fmt.Errorf("%q is no address of a KDC: write host or host:port", address)
 	}
 	return net.JoinHostPort(host, port), nil

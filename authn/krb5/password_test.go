@@ -538,13 +538,14 @@ func TestNewPasswords(t *testing.T) {
 	}{
 		{"service found", krb5.PasswordOptions{Realm: "EXAMPLE.TEST", KDCs: []string{"a"}, Keytab: kt}, "pop/a@EXAMPLE.TEST"},
 		{"service of the realm", krb5.PasswordOptions{Realm: "OTHER.TEST", KDCs: []string{"a"}, Keytab: kt}, "pop/z@OTHER.TEST"},
-		{"service named", krb5.PasswordOptions{Realm: "EXAMPLE.TEST", KDCs: []string{"[::1]:750", "::1", "a"}, Keytab: kt, Service: "host/a"}, "host/a@EXAMPLE.TEST"},
+		{"service named", krb5.PasswordOptions{Realm: "EXAMPLE.TEST", KDCs: []string{"[::1]:750", "[::1]", "::1", "a"}, Keytab: kt, Service: "host/a"}, "host/a@EXAMPLE.TEST"},
 		{"service that is not in the keytab", krb5.PasswordOptions{Realm: "EXAMPLE.TEST", KDCs: []string{"a"}, Keytab: kt, Service: "pop/c"}, "no key of pop/c@EXAMPLE.TEST"},
 		{"service of one word", krb5.PasswordOptions{Realm: "EXAMPLE.TEST", KDCs: []string{"a"}, Keytab: kt, Service: "pop"}, "not of the form pop/HOST"},
 		{"no key of the realm", krb5.PasswordOptions{Realm: "THIRD.TEST", KDCs: []string{"a"}, Keytab: kt}, "no key of pop/HOST or pop3/HOST in realm THIRD.TEST"},
 		{"no keytab", krb5.PasswordOptions{Realm: "EXAMPLE.TEST", KDCs: []string{"a"}}, "false KDC could let anybody in"},
 		{"no KDC", krb5.PasswordOptions{Realm: "EXAMPLE.TEST", Keytab: kt}, "KDCs are needed"},
 		{"no realm", krb5.PasswordOptions{KDCs: []string{"a"}, Keytab: kt}, "realm and its KDCs"},
+		{"port that is none", krb5.PasswordOptions{Realm: "EXAMPLE.TEST", KDCs: []string{"a:kerberos"}, Keytab: kt}, "no address of a KDC"},
 		{"no host", krb5.PasswordOptions{Realm: "EXAMPLE.TEST", KDCs: []string{":88"}, Keytab: kt}, "no address of a KDC"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
