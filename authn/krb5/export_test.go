@@ -4,6 +4,8 @@ import (
 	"context"
 	"net"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // SetMax bounds a cache for tests of what a full one does.
@@ -11,6 +13,12 @@ func (m *MemoryReplay) SetMax(n int) { m.tags.max = n }
 
 // SetMax bounds a cache for tests of what a full one does.
 func (r *FileReplay) SetMax(n int) { r.tags.max = n }
+
+// Copy copies the descriptor of the file, as a process that is being started
+// does.
+func (r *FileReplay) Copy() (int, error) {
+	return unix.FcntlInt(r.f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+}
 
 // Layout of the replay file.
 const (

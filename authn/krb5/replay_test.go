@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -350,5 +351,31 @@ func chunks(b []byte) func(func([]byte) bool) {
 				return
 			}
 		}
+	}
+}
+
+// A process that is being started has a copy of the file's descriptor for a
+// moment; who opens the file next need not wait for it.
+func TestFileReplayClosedForAll(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "replay")
+	r, err := krb5.OpenFileReplay(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := r.Copy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(fd)
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := krb5.OpenFileReplay(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Close(); err != nil {
+		t.Error(err)
 	}
 }

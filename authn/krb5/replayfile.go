@@ -238,5 +238,8 @@ func (r *FileReplay) Close() error {
 		return nil
 	}
 	r.bad = errClosed
-	return r.f.Close()
+	// closing alone does not free the lock while this process starts another one,
+	// which has our descriptors until it executes its program
+	free := unix.Flock_t{Type: unix.F_UNLCK}
+	return errors.Join(unix.FcntlFlock(r.f.Fd(), unix.F_OFD_SETLK, &free), r.f.Close())
 }
