@@ -59,7 +59,7 @@ var _ authn.PasswordVerifier = (*Verifier)(nil)
 const (
 	defaultAtOnce  = 16
 	defaultTimeout = 10 * time.Second
-	maxMessage     = 512  // octets that a program has to take: "at most 512"
+	maxMessage     = 512  // octets on descriptor 3: "There must be at most 512 bytes of data before end of file"
 	maxStderr      = 4096 // octets that are kept of what it says
 	maxShown       = 512  // octets of them that the log shows; less than the rest by a password and more
 	lastWords      = 200 * time.Millisecond

@@ -59,8 +59,9 @@ func turn(ctx context.Context, n int) (context.Context, context.CancelFunc) {
 // ask sends one request over a connection of its own, which is how every KDC
 // will have it: MIT's closes after a reply.
 //
-// Deviation: RFC 4120 section 7.2.1 says that clients SHOULD use UDP too. It
-// would bring retransmission, and replies of Windows do not fit in it.
+// Deviation: no UDP, which RFC 4120 section 7.2.1 says a client SHOULD be able
+// to use. Every KDC must have TCP; with UDP come retransmission, and replies of
+// Windows that do not fit in it.
 func (k *kdc) ask(ctx context.Context, request []byte) ([]byte, error) {
 	conn, err := k.dial(ctx, "tcp", k.address)
 	if err != nil {

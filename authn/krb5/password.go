@@ -230,13 +230,15 @@ func (x *asExchange) again(ctx context.Context, refusal *messages.KRBError) (*me
 		if h, ok = x.choose(refusal.EData); !ok {
 			return nil, cannot("it wants more than a password, or a key of an enctype that is not taken (%s)", x.taken())
 		}
-		x.p.learned.Store(&hint{enctype: h.enctype, params: h.params})
 		verdict = nil
 	case verdict.Kind == unavailable:
 		return nil, verdict
 	}
 	if err := x.makeKey(h); err != nil {
 		return nil, err
+	}
+	if verdict == nil {
+		x.p.learned.Store(&hint{enctype: h.enctype, params: h.params})
 	}
 	stamp, err := x.timestamp(time.Now())
 	if err != nil {
@@ -291,7 +293,7 @@ func (x *asExchange) request(padata types.PADataSequence) (_ []byte, err error) 
 	defer caught(&err)
 	var nonce [4]byte
 	rand.Read(nonce[:])                                           // never fails
-	x.nonce = int(binary.BigEndian.Uint32(nonce[:]) &^ (1 << 31)) // "some implementations are known to misbehave" with 32 bits (RFC 4120 section 5.4.1)
+	x.nonce = int(binary.BigEndian.Uint32(nonce[:]) &^ (1 << 31)) // positive also to who reads it as an Int32
 	m := messages.ASReq{KDCReqFields: messages.KDCReqFields{
 		PVNO: 5, MsgType: 10, PAData: padata,
 		ReqBody: messages.KDCReqBody{
@@ -321,8 +323,8 @@ func (x *asExchange) defaultSalt() string {
 	return x.client.realm + strings.Join(x.client.components, "")
 }
 
-// choose takes the first enctype that the KDC offers and that is taken here:
-// the KDC lists them "in its preference order" (RFC 4120 section 5.2.7.5).
+// choose takes the first enctype that the KDC offers and that is taken here: its
+// order is one of preference (RFC 4120 section 5.2.7.5).
 func (x *asExchange) choose(methods []byte) (hint, bool) {
 	var data types.PADataSequence
 	if read(func() error { return data.Unmarshal(methods) }) != nil {
@@ -445,10 +447,9 @@ func (x *asExchange) prove(ctx context.Context, c *Credential) (*authn.Principal
 	return &accepted.Principal, nil
 }
 
-// fresh wants what only this exchange can have brought. "Application servers
-// that want to demand the definite knowledge of a client's secret key can
-// insist that this flag be set in any tickets they accept" (RFC 4120 section
-// 2.1).
+// fresh wants what only this exchange can have brought. A server for which
+// nothing but the client's key will do "can insist that this flag be set in any
+// tickets they accept": INITIAL (RFC 4120 section 2.1).
 func (x *asExchange) fresh(c *Context) error {
 	age := time.Since(c.authTime)
 	switch {

@@ -473,6 +473,11 @@ func TestFailover(t *testing.T) {
 func TestDeadlines(t *testing.T) {
 	t.Parallel()
 	k := campus()
+	midway := network{}
+	midway[kdc1] = func(b []byte) []byte {
+		midway[kdc1] = nil
+		return k.Answer(b)
+	}
 	for _, tt := range []struct {
 		name    string
 		n       network
@@ -481,6 +486,7 @@ func TestDeadlines(t *testing.T) {
 	}{
 		{"one hung", network{kdc1: nil}, 0, 10 * time.Second},
 		{"one hung, caller in a hurry", network{kdc1: nil}, 2 * time.Second, 2 * time.Second},
+		{"hung in mid-login", midway, 0, 10 * time.Second},
 		{"both hung", network{kdc1: nil, kdc2: nil}, 0, 10 * time.Second},
 		{"both hung, caller in a hurry", network{kdc1: nil, kdc2: nil}, time.Second, time.Second},
 	} {
@@ -556,4 +562,16 @@ func TestNewPasswords(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A hint that no key can be made of is not remembered for users that the realm
+// does not have.
+func TestLearned(t *testing.T) {
+	t.Parallel()
+	k := campus()
+	n := network{kdc1: refusing(25, types.PAData{PADataType: 2}, etypeInfo2(krb5.AES256SHA1, "\x00\x00\x00\x01"))}
+	p := passwords(t, k, n, krb5.PasswordOptions{})
+	judged(t, p, "alice", "pw-alice", authn.Unavailable, "asks for 1 iterations")
+	n[kdc1] = k.Answer
+	judged(t, p, "nobody", "pw-nobody", authn.UnknownUser, "no such principal")
 }

@@ -136,7 +136,7 @@ type Verifier struct {
 	FoldCase    bool     `mapstructure:"fold_case"`    // principal, krb5pw: names differ in nothing but case (Active Directory)
 
 	Realm   string   `mapstructure:"realm"`   // krb5pw: whose users' passwords
-	KDCs    []string `mapstructure:"kdcs"`    // krb5pw: host or host:port, asked in this order; port 88 when there is none
+	KDCs    []string `mapstructure:"kdcs"`    // krb5pw: host or host:port, asked in this order over TCP; port 88 when there is none
 	Service string   `mapstructure:"service"` // krb5pw: our principal without realm, whose key in the keytab tells a false KDC; the keytab's first of pop/HOST or pop3/HOST when empty
 	Domain  string   `mapstructure:"domain"`  // krb5pw: logins are "alice@" this and nothing else, their maildrops too: a realm beside the site's own; none when empty
 
