@@ -154,14 +154,21 @@ func (v *Verifier) run(ctx context.Context, r *authn.PasswordRequest, m []byte) 
 		select {
 		case <-ended:
 		case <-late.C:
+			return v.late(ctx)
 		}
-		return v.fail(authn.Unavailable, fmt.Errorf("program did not end: %w", context.Cause(ctx)))
 	}
-	if cmd.ProcessState.Success() {
+	switch status := cmd.ProcessState; {
+	case status.Success():
 		return nil
+	case !status.Exited() && ctx.Err() != nil: // killed, and by us
+		return v.late(ctx)
 	}
 	kind, what := verdict(cmd.ProcessState)
 	return v.fail(kind, fmt.Errorf("program %s%s", what, said.text(r.Password)))
+}
+
+func (v *Verifier) late(ctx context.Context) error {
+	return v.fail(authn.Unavailable, fmt.Errorf("program did not end: %w", context.Cause(ctx)))
 }
 
 func (v *Verifier) start(ctx context.Context, t *authn.Transport, m []byte, said *limited) (*exec.Cmd, error) {
