@@ -3,6 +3,7 @@ package krb5
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -64,7 +65,10 @@ func turn(ctx context.Context, n int) (context.Context, context.CancelFunc) {
 // Windows that do not fit in it.
 func (k *kdc) ask(ctx context.Context, request []byte) ([]byte, error) {
 	conn, err := k.dial(ctx, "tcp", k.address)
-	if err != nil {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded): // the dialler says "i/o timeout", maybe a moment before ctx
+		return nil, fmt.Errorf("connect: %w", context.DeadlineExceeded)
+	case err != nil:
 		return nil, err
 	}
 	defer conn.Close()

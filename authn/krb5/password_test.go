@@ -575,3 +575,16 @@ func TestLearned(t *testing.T) {
 	n[kdc1] = k.Answer
 	judged(t, p, "nobody", "pw-nobody", authn.UnknownUser, "no such principal")
 }
+
+// A deadline that has passed before the connection is told as one.
+func TestDeadlineBeforeConnect(t *testing.T) {
+	t.Parallel()
+	p := passwords(t, campus(), network{}, krb5.PasswordOptions{KDCs: []string{"127.0.0.1"}})
+	p.SetDial(new(net.Dialer).DialContext)
+	ctx, cancel := context.WithDeadline(t.Context(), time.Now())
+	defer cancel()
+	_, err := p.Verify(ctx, "alice", authn.Password("pw-alice"))
+	if authn.KindOf(err) != authn.Unavailable || !strings.Contains(err.Error(), "KDC 127.0.0.1:88: connect: context deadline exceeded") {
+		t.Errorf("got %v", err)
+	}
+}
