@@ -58,7 +58,9 @@ func start(t *testing.T, limits Limits, handle func(context.Context, *Conn)) *se
 		Name: "test", Gate: NewGate(limits), Handle: handle, Panics: new(atomic.Int64),
 		Log: slog.New(slog.NewTextHandler(s.log, nil)), Refusal: func() []byte { return []byte("-ERR full\r\n") },
 	}
-	if err := s.Bind(t.Context(), "127.0.0.1:0"); err != nil {
+	// Nobody else is at this address: at 127.0.0.1 another program may get the
+	// port of a socket that was closed, and a client may even get itself.
+	if err := s.Bind(t.Context(), "127.0.87.1:0"); err != nil {
 		t.Fatal(err)
 	}
 	s.Start(t.Context())
