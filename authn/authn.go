@@ -48,6 +48,10 @@ type Transport struct {
 	Stamp    string               // APOP timestamp of the greeting with its angle brackets (RFC 1939 section 7); "" when APOP is off
 }
 
+// Bindable reports whether a login can be bound to the connection: whether TLS
+// ends here, and not at somebody in front of us who tells us of it.
+func (t *Transport) Bindable() bool { return t.TLS != nil && t.EndPoint != nil }
+
 // Principal is a name that a ticket proved.
 type Principal struct {
 	Components []string // of the name, as in the ticket: {"alice", "admin"}
@@ -135,6 +139,12 @@ type Noter interface {
 	Note() string // "" when there is nothing to tell
 }
 
+// Wiper is an Exchange that keeps secrets between two responses. Wipe is called
+// once, however the attempt ends.
+type Wiper interface {
+	Wipe()
+}
+
 // Layered is an Exchange that can negotiate a security layer.
 type Layered interface {
 	// Layer wraps the connection from the octet after the CRLF of +OK on
@@ -153,11 +163,12 @@ type Mechanism interface {
 type Traits uint8
 
 const (
-	Plaintext   Traits = 1 << iota // the server sees the password
-	ServerFirst                    // takes no initial response (RFC 4422 section 5)
-	Command                        // has a command of its own and is no SASL mechanism: USER, APOP, KPOP
-	NeedsPeer                      // judges Transport.Peer: KPOP
-	NeedsStamp                     // judges Transport.Stamp: APOP
+	Plaintext    Traits = 1 << iota // the server sees the password
+	ServerFirst                     // takes no initial response (RFC 4422 section 5)
+	Command                         // has a command of its own and is no SASL mechanism: USER, APOP, KPOP
+	NeedsPeer                       // judges Transport.Peer: KPOP
+	NeedsStamp                      // judges Transport.Stamp: APOP
+	NeedsBinding                    // is bound to TLS: SCRAM-SHA-256-PLUS
 )
 
 // Verifier is one place that can vouch for a client. It implements one or
@@ -173,7 +184,7 @@ type PasswordVerifier interface {
 }
 
 // SecretSource hands out stored secrets for challenge mechanisms: CRAM-MD5,
-// APOP. The scheme is the mechanism's name. A source that has no secret of
+// APOP, SCRAM. The scheme is the mechanism's name without -PLUS. A source that has no secret of
 // that scheme for the user returns UnknownUser; one that never has any
 // returns Decline. The identity is what a proof of the secret is worth; the
 // caller wipes the secret.

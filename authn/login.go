@@ -143,5 +143,8 @@ func (l *Login) end(ctx context.Context, err error) {
 	if n, ok := l.ex.(Noter); ok {
 		a.Note = n.Note()
 	}
+	if w, ok := l.ex.(Wiper); ok {
+		w.Wipe()
+	}
 	l.policy.Trace.attempt(ctx, a)
 }

@@ -65,6 +65,10 @@ func (p *Policy) allows(m Mechanism, t *Transport) error {
 		return errors.New("a KPOP connection takes its ticket only")
 	case tr&NeedsStamp != 0 && t.Stamp == "":
 		return errors.New("the greeting has no timestamp")
+	case tr&NeedsBinding != 0 && t.TLS == nil:
+		return errors.New("it is bound to TLS, start TLS first")
+	case tr&NeedsBinding != 0 && !t.Bindable():
+		return errors.New("it is bound to TLS, which does not end here")
 	case t.TLS != nil || tr&NeedsPeer != 0:
 		return nil
 	case tr&Plaintext != 0 && !p.trusts(t.Remote.Addr()):

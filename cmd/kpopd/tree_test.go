@@ -30,6 +30,7 @@ var directions = map[string][]string{
 	"authn/krb5pw":        {"authn", "authn/krb5"}, // the exchange with the KDC
 	"authn/plain":         {"authn"},
 	"authn/principal":     {"authn"},
+	"authn/scram":         {"authn"},
 	"cmd/internal/app":    {"authn/...", "cmd/internal/...", "kpop", "maildrop/...", "pop3"},
 	"cmd/internal/certs":  nil,
 	"cmd/internal/config": {"authn/krb5"}, // names of enctypes
@@ -58,6 +59,7 @@ var thirdParty = map[string]struct {
 	"github.com/jcmturner/gokrb5/v8":      {[]string{"authn/krb5", "krb5test"}, "Kerberos messages, types, keytabs and cryptography; unmaintained, so that one package hides it"},
 	"github.com/spf13/cobra":              {[]string{"cmd/kpopd"}, "the commands"},
 	"github.com/spf13/viper":              {[]string{"cmd/internal/config"}, "reads the configuration"},
+	"github.com/xdg-go/stringprep":        {[]string{"authn/scram"}, "knows which passwords SCRAM clients would read in another way (SASLprep)"},
 	"go.yaml.in/yaml/v3":                  {[]string{"cmd/internal/config"}, "finds the line that a refused key stands on"},
 	"golang.org/x/sys":                    {[]string{"authn/...", "cmd/internal/...", "maildrop/maildir"}, "openat2, OFD locks, resource limits"},
 	"golang.org/x/term":                   {[]string{"cmd/kpopd"}, "reads a password without echo"},
@@ -69,6 +71,7 @@ var thirdParty = map[string]struct {
 var forTests = map[string]string{
 	"github.com/google/go-cmp":        "shows where two values differ",
 	"github.com/rogpeppe/go-internal": "runs the whole program as a script says",
+	"github.com/xdg-go/scram":         "is a client of SCRAM that somebody else wrote",
 	"go.uber.org/goleak":              "finds goroutines that nothing ends",
 	"golang.org/x/tools":              "reads txtar, the form of the transcripts",
 }
