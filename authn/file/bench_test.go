@@ -45,7 +45,7 @@ func BenchmarkLogin(b *testing.B) {
 		}
 	}
 	for _, scheme := range file.SecretSchemes() {
-		if err := file.SetSecret(digests, "sha512", scheme, authn.Password("secret")); err != nil {
+		if err := file.SetSecret(digests, "", "sha512", scheme, authn.Password("secret")); err != nil {
 			b.Fatal(err)
 		}
 	}

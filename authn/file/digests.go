@@ -2,80 +2,208 @@ package file
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/authn/scram"
 )
 
 var (
 	errDigestLine   = errors.New("a line is login:scheme:secret")
-	errDigestScheme = errors.New("the scheme is not APOP or CRAM-MD5")
+	errDigestScheme = errors.New("the scheme is not APOP, CRAM-MD5, SCRAM-SHA-1 or SCRAM-SHA-256")
 	errDigestSecret = fmt.Errorf("the secret must have 1 to %d octets, none of them NUL", authn.MaxPassword)
 )
 
 type secretKey struct{ login, scheme string }
 
-// SecretSchemes are the mechanisms that a digests file has secrets for.
+// SecretSchemes are the mechanisms that need a secret as it is.
 func SecretSchemes() []string { return []string{"APOP", "CRAM-MD5"} }
 
-func loadDigests(path string) (map[secretKey]authn.Password, error) {
+// secrets is what a digests file holds.
+type secrets struct {
+	byKey    map[secretKey]authn.Password
+	shapes   map[string]scram.Shape // by scheme, the one that most keys have
+	readable int                    // how many stand there as they are and should not
+	odd      []error                // what is worth a warning
+}
+
+func loadDigests(path, keyPath string) (*secrets, error) {
 	b, err := read(path, 0o077, "others use its secrets")
 	if err != nil {
 		return nil, err
 	}
 	defer clear(b)
-	return parseDigests(path, b)
+	var keys *Keys
+	if keyPath != "" {
+		if keys, err = OpenKeys(keyPath); err != nil {
+			return nil, err
+		}
+	}
+	return parseDigests(path, b, keys)
 }
 
-func parseDigests(path string, b []byte) (map[secretKey]authn.Password, error) {
-	secrets := make(map[secretKey]authn.Password)
+func parseDigests(path string, b []byte, keys *Keys) (*secrets, error) {
+	s := &secrets{byKey: make(map[secretKey]authn.Password), shapes: make(map[string]scram.Shape)}
 	bad := &problems{path: path}
 	seen := make(map[secretKey]int)
+	var shapes shapeCount
 	for n, line := range lines(b) {
-		k, secret, err := parseDigest(line)
+		d, err := parseDigest(line, keys)
 		if err != nil {
 			bad.add(n, "%v", err)
 			continue
 		}
-		if first := seen[k]; first != 0 {
-			bad.add(n, "%s has a secret for %s on line %d already: remove one of them", k.login, k.scheme, first)
+		if first := seen[d.secretKey]; first != 0 {
+			bad.add(n, "%s has a secret for %s on line %d already: remove one of them", d.login, d.scheme, first)
 			continue
 		}
-		seen[k] = n
-		secrets[k] = append(authn.Password{}, secret...)
+		seen[d.secretKey] = n
+		s.byKey[d.secretKey] = d.secret
+		switch {
+		case d.keys != nil:
+			shapes.add(d.scheme, d.keys.Shape())
+		case d.keyID == "":
+			s.readable++
+		}
 	}
 	if err := bad.err(); err != nil {
 		return nil, err
 	}
-	return secrets, nil
+	if s.readable > 0 {
+		s.odd = append(s.odd, fmt.Errorf("%s: %d secrets can be read by whoever reads the file: seal them with kpopd passwd seal", path, s.readable))
+	}
+	for _, scheme := range scram.Schemes() {
+		most, others, ok := shapes.most(scheme)
+		if !ok {
+			continue
+		}
+		s.shapes[scheme] = most
+		if others > 0 {
+			s.odd = append(s.odd, fmt.Errorf("%s: %d keys for %s have other than %d iterations and %d octets of salt, which unknown users are shown: "+
+				"a client can tell that these users exist; make their keys anew", path, others, scheme, most.Iterations, most.Salt))
+		}
+	}
+	return s, nil
 }
 
-// parseDigest takes a line apart; secret, which may have colons, shares memory
-// with it.
-func parseDigest(line []byte) (k secretKey, secret []byte, err error) {
+// shapeCount counts the shapes of keys.
+type shapeCount []struct {
+	scheme string
+	shape  scram.Shape
+	n      int
+}
+
+func (c *shapeCount) add(scheme string, s scram.Shape) {
+	for i := range *c {
+		if x := &(*c)[i]; x.scheme == scheme && x.shape == s {
+			x.n++
+			return
+		}
+	}
+	*c = append(*c, struct {
+		scheme string
+		shape  scram.Shape
+		n      int
+	}{scheme, s, 1})
+}
+
+// most is the most common shape of a scheme, the first of equals, and how many
+// keys have another.
+func (c shapeCount) most(scheme string) (most scram.Shape, others int, ok bool) {
+	best, all := 0, 0
+	for _, x := range c {
+		if x.scheme != scheme {
+			continue
+		}
+		all += x.n
+		if x.n > best {
+			best, most = x.n, x.shape
+		}
+	}
+	return most, all - best, all > 0
+}
+
+// digest is a line of a digests file.
+type digest struct {
+	secretKey
+	secret authn.Password
+	keyID  string      // of the key that sealed it; "" when it is readable
+	keys   *scram.Keys // of a SCRAM scheme, without their secrets
+}
+
+// parseDigest takes a line apart, whose secret may have colons. Sealed ones are
+// opened with keys, which may be nil.
+func parseDigest(line []byte, keys *Keys) (d digest, err error) {
+	value, err := d.parse(line)
+	if err != nil {
+		return digest{}, err
+	}
+	d.secret = append(authn.Password{}, value...)
+	if bytes.HasPrefix(value, []byte(sealed)) {
+		if d.secret, err = keys.open(d.login, d.scheme, value); err != nil {
+			return digest{}, fmt.Errorf("%s for %s: %w", d.scheme, d.login, err)
+		}
+	}
+	if err := d.check(); err != nil {
+		d.secret.Wipe()
+		return digest{}, err
+	}
+	return d, nil
+}
+
+// parse takes a line apart and opens nothing. value shares memory with it.
+func (d *digest) parse(line []byte) (value []byte, err error) {
 	f := bytes.SplitN(line, []byte(":"), 3)
 	if len(f) != 3 {
-		return k, nil, errDigestLine
+		return nil, errDigestLine
 	}
-	if k.login, err = checkLogin(f[0]); err != nil {
-		return k, nil, err
+	if d.login, err = checkLogin(f[0]); err != nil {
+		return nil, err
 	}
-	k.scheme = string(f[1])
-	switch {
-	case !slices.Contains(SecretSchemes(), k.scheme):
-		return k, nil, errDigestScheme
-	case len(f[2]) == 0 || len(f[2]) > authn.MaxPassword || bytes.IndexByte(f[2], 0) >= 0:
-		return k, nil, errDigestSecret
+	d.scheme = string(f[1])
+	if !slices.Contains(SecretSchemes(), d.scheme) && !slices.Contains(scram.Schemes(), d.scheme) {
+		return nil, errDigestScheme
 	}
-	return k, f[2], nil
+	if text, ok := bytes.CutPrefix(f[2], []byte(sealed)); ok {
+		id, _, _ := bytes.Cut(text, []byte("$"))
+		d.keyID = cmp.Or(string(id[:min(len(id), 8)]), "none")
+	}
+	return f[2], nil
 }
 
-// Secret names one secret of a digests file.
-type Secret struct{ Login, Scheme string }
+// check looks at the secret itself.
+func (d *digest) check() error {
+	if slices.Contains(SecretSchemes(), d.scheme) {
+		if n := len(d.secret); n == 0 || n > authn.MaxPassword || bytes.IndexByte(d.secret, 0) >= 0 {
+			return errDigestSecret
+		}
+		return nil
+	}
+	k, err := scram.Parse(d.secret)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s: %w", d.scheme, err)
+	case k.Scheme != d.scheme:
+		k.Wipe()
+		return fmt.Errorf("keys for %s in a line of %s", k.Scheme, d.scheme)
+	}
+	k.Wipe()
+	d.keys = k
+	return nil
+}
 
-// Secrets lists whose secrets the digests file at path has, in its order.
+// Secret is what may be told of one secret of a digests file.
+type Secret struct {
+	Login, Scheme string
+	KeyID         string // of the key that sealed it; "" when whoever reads the file reads it
+	Iterations    int    // of keys for SCRAM that are not sealed; else zero
+}
+
+// Secrets lists whose secrets the digests file at path has, in its order. It
+// needs no key.
 func Secrets(path string) ([]Secret, error) {
 	b, err := read(path, 0o077, "others use its secrets")
 	if err != nil {
@@ -85,12 +213,22 @@ func Secrets(path string) ([]Secret, error) {
 	var all []Secret
 	bad := &problems{path: path}
 	for n, line := range lines(b) {
-		k, _, err := parseDigest(line)
+		var d digest
+		value, err := d.parse(line)
+		if err == nil && d.keyID == "" {
+			d.secret = append(authn.Password{}, value...)
+			err = d.check()
+			d.secret.Wipe()
+		}
 		if err != nil {
 			bad.add(n, "%v", err)
 			continue
 		}
-		all = append(all, Secret{k.login, k.scheme})
+		s := Secret{Login: d.login, Scheme: d.scheme, KeyID: d.keyID}
+		if d.keys != nil {
+			s.Iterations = d.keys.Iterations
+		}
+		all = append(all, s)
 	}
 	return all, bad.err()
 }

@@ -53,21 +53,40 @@ func RemoveUser(path, login string) (bool, error) {
 }
 
 // SetSecret gives a login a secret for a scheme in the digests file at path,
-// which is made with mode 0600 when it is not there.
-func SetSecret(path, login, scheme string, secret authn.Password) error {
+// which is made with mode 0600 when it is not there. The secret of a scheme of
+// SCRAM is [scram.Keys.Text]. It is sealed with the first key of the key file at
+// keyPath, and stands there readably when keyPath is "".
+func SetSecret(path, keyPath, login, scheme string, secret authn.Password) error {
 	if err := editable(login); err != nil {
 		return err
 	}
+	d := digest{secretKey: secretKey{login, scheme}, secret: secret}
 	line := slices.Concat([]byte(login+":"+scheme+":"), secret)
 	defer clear(line)
-	if _, _, err := parseDigest(line); err != nil {
+	var err error
+	if _, err = new(digest).parse(line); err == nil {
+		err = d.check()
+	}
+	switch {
+	case err != nil:
 		return fmt.Errorf("secret for %s: %w", login, err)
-	}
-	if bytes.ContainsAny(secret, "\r\n") {
+	case bytes.ContainsAny(secret, "\r\n"):
 		return fmt.Errorf("secret for %s: has a line end", login)
+	case bytes.HasPrefix(secret, []byte(sealed)):
+		return fmt.Errorf("secret for %s: begins with %s, as none but a sealed one does", login, sealed)
 	}
-	_, err := edit(path, func(l []byte) ([]byte, bool) { return line, hasSecret(l, login, scheme) }, line)
-	return err
+	return change(path, func(old []byte, _ bool) ([]byte, error) {
+		if keyPath != "" {
+			// read under the lock: whoever seals after a rotation has the new key
+			keys, err := OpenKeys(keyPath)
+			if err != nil {
+				return nil, err
+			}
+			line = append([]byte(login+":"+scheme+":"), keys.seal(login, scheme, secret)...)
+		}
+		next, _ := rewrite(old, func(l []byte) ([]byte, bool) { return line, hasSecret(l, login, scheme) }, line)
+		return next, nil
+	})
 }
 
 // RemoveSecret takes the secret of a login for a scheme, or for every scheme
@@ -90,34 +109,48 @@ func editable(login string) error {
 	return err
 }
 
-// edit rewrites the file at path under a lock: change says for each line that
+// edit rewrites the file at path under a lock: meant says for each line that
 // is no comment whether it is meant, and what takes its place (nil removes
 // it). When no line is meant, add is appended unless it is nil. It says whether
 // a line was meant.
-func edit(path string, change func(line []byte) ([]byte, bool), add []byte) (found bool, err error) {
+func edit(path string, meant func(line []byte) ([]byte, bool), add []byte) (found bool, err error) {
+	err = change(path, func(old []byte, _ bool) (next []byte, err error) {
+		next, found = rewrite(old, meant, add)
+		return next, nil
+	})
+	return found, err
+}
+
+// change rewrites the file at path under a lock: f makes the new content of the
+// old, which is empty when there is no file. After an error all stays as it was.
+// Both contents are wiped.
+func change(path string, f func(old []byte, exists bool) ([]byte, error)) error {
 	dir, err := lockDir(filepath.Dir(path))
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer dir.Close() // unlocks
 	base := filepath.Base(path)
 	old, st, err := readAt(dir, base)
 	if err != nil {
-		return false, fmt.Errorf("%s: %w", path, err)
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	defer clear(old)
-	next, found := rewrite(old, change, add)
+	next, err := f(old, st != nil)
 	defer clear(next)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
 	if bytes.Equal(old, next) {
-		return found, nil
+		return nil
 	}
 	if err := replace(dir, base, next, st); err != nil {
-		return found, fmt.Errorf("write %s: %w", path, err)
+		return fmt.Errorf("write %s: %w", path, err)
 	}
-	return found, nil
+	return nil
 }
 
-func rewrite(old []byte, change func([]byte) ([]byte, bool), add []byte) (next []byte, found bool) {
+func rewrite(old []byte, meant func([]byte) ([]byte, bool), add []byte) (next []byte, found bool) {
 	next = make([]byte, 0, len(old)+len(add)+maxLine)
 	for raw := range bytes.Lines(old) {
 		line := bytes.TrimSuffix(bytes.TrimSuffix(raw, []byte("\n")), []byte("\r"))
@@ -125,14 +158,14 @@ func rewrite(old []byte, change func([]byte) ([]byte, bool), add []byte) (next [
 			next = append(next, raw...)
 			continue
 		}
-		to, meant := change(line)
+		to, ok := meant(line)
 		switch {
-		case !meant:
+		case !ok:
 			next = append(next, raw...)
 		case to != nil && !found: // a login that stood there twice stands there once
 			next = append(append(next, to...), raw[len(line):]...)
 		}
-		found = found || meant
+		found = found || ok
 	}
 	if !found && add != nil {
 		if n := len(next); n > 0 && next[n-1] != '\n' {

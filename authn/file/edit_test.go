@@ -99,18 +99,18 @@ func TestSecrets(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	must(SetSecret(path, "alice", "APOP", authn.Password("a:b ")))
+	must(SetSecret(path, "", "alice", "APOP", authn.Password("a:b ")))
 	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("made with mode %v, %v", st.Mode(), err)
 	}
-	must(SetSecret(path, "alice", "CRAM-MD5", authn.Password("c")))
-	must(SetSecret(path, "bob", "APOP", authn.Password("d")))
-	must(SetSecret(path, "alice", "APOP", authn.Password("e")))
+	must(SetSecret(path, "", "alice", "CRAM-MD5", authn.Password("c")))
+	must(SetSecret(path, "", "bob", "APOP", authn.Password("d")))
+	must(SetSecret(path, "", "alice", "APOP", authn.Password("e")))
 	if got, want := content(t, path), "alice:APOP:e\nalice:CRAM-MD5:c\nbob:APOP:d\n"; got != want {
 		t.Errorf("got %q", got)
 	}
 	all, err := Secrets(path)
-	if diff := cmp.Diff([]Secret{{"alice", "APOP"}, {"alice", "CRAM-MD5"}, {"bob", "APOP"}}, all); diff != "" || err != nil {
+	if diff := cmp.Diff([]Secret{{Login: "alice", Scheme: "APOP"}, {Login: "alice", Scheme: "CRAM-MD5"}, {Login: "bob", Scheme: "APOP"}}, all); diff != "" || err != nil {
 		t.Error(diff, err)
 	}
 	for _, tt := range []struct {
@@ -125,11 +125,11 @@ func TestSecrets(t *testing.T) {
 		t.Errorf("left %q", got)
 	}
 	for _, s := range []string{"", "a\nroot:APOP:x", "a\r", "a\x00", strings.Repeat("x", 1025)} {
-		if err := SetSecret(path, "carol", "APOP", authn.Password(s)); err == nil {
+		if err := SetSecret(path, "", "carol", "APOP", authn.Password(s)); err == nil {
 			t.Errorf("took the secret %.10q", s)
 		}
 	}
-	if err := SetSecret(path, "carol", "PLAIN", authn.Password("x")); err == nil {
+	if err := SetSecret(path, "", "carol", "PLAIN", authn.Password("x")); err == nil {
 		t.Error("took a scheme that there is not")
 	}
 }

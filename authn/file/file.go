@@ -1,5 +1,5 @@
 // Package file checks passwords against a users file, and hands out the
-// secrets of a digests file to APOP and CRAM-MD5.
+// secrets of a digests file to APOP, CRAM-MD5 and SCRAM.
 //
 // A line of the users file is login, hash, and more fields that are left alone,
 // with colons between: a passwd-file of Dovecot, an htpasswd and a shadow file
@@ -7,9 +7,18 @@
 // field nologin, or a ! before the hash, locks the user. The day on which an
 // account of a shadow file runs out is obeyed, the age of its password is not.
 //
-// A line of the digests file is login, APOP or CRAM-MD5, secret. These secrets
-// are as good as passwords to a reader, so nobody but the owner may read the
-// file, and they are nobody's login password.
+// A line of the digests file is login, scheme, secret. For SCRAM-SHA-1 and
+// SCRAM-SHA-256 the secret is keys in the form of RFC 5803, which are worth as
+// much to a thief as a hash. For APOP and CRAM-MD5 it is as good as a password, so
+// nobody but the owner may read the file, it is nobody's login password, and it is
+// sealed:
+//
+//	alice:SCRAM-SHA-256:SCRAM-SHA-256$50000:salt$StoredKey:ServerKey
+//	bob:APOP:{AES-256-GCM}1f0c9a77$nonce, ciphertext and tag in base64
+//
+// The key is in a file of its own ([Keys]), which belongs into no backup that has
+// the digests file, or is a credential of systemd. A secret is sealed for its
+// login and its scheme, so that no line can be moved to another user.
 //
 // # Design notes
 //
@@ -25,6 +34,13 @@
 // and for good: a refusal that lets the chain go on would leave him to a later
 // step.
 //
+// Secrets that are not sealed are read, because files made by hand and by older
+// versions have them; [Verifier].Warnings counts them, and [Seal] seals them.
+//
+// Re-hashing ([Options].Rehash) happens beside the login and gives up rather than
+// wait. It replaces only a hash that the password fits at that moment in the file,
+// so that a change of the password that was not loaded yet is not undone.
+//
 // Files are read whole and checked whole, once: who reloads opens a new verifier
 // and swaps it for the old one. Errors name file, line and remedy, never a hash.
 //
@@ -37,26 +53,51 @@ import (
 	"fmt"
 	"maps"
 	"runtime"
+	"slices"
+	"strings"
+	"sync"
 
 	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/authn/scram"
 )
 
 // Options say which files to read. At least one must be named.
 type Options struct {
 	Users   string // path of the users file; "" when there is none
 	Digests string // path of the digests file; "" when there is none
+	Key     string // key file that opens sealed secrets, as [OpenKeys] takes it; "" when none is sealed
 	Hashes  int    // computed at the same time; the number of processors when zero
+
+	// Rehash names a scheme of [Schemes]: a user who logs in with a weaker hash
+	// gets one of it, in the users file too. Hashes stay as they are when "".
+	Rehash string
+	// Rehashed is told of each try; err says why the users file has the old hash
+	// still. It runs beside the login and must not wait.
+	Rehashed func(login string, err error)
 }
 
-// Open reads the files. The verifier is an [authn.PasswordVerifier] when
-// Options.Users is named and an [authn.SecretSource] when Options.Digests is, so
-// that a chain finds out by type what it can judge. name is the chain step's.
-func Open(name string, o Options) (authn.Verifier, error) {
+// Verifier is an [authn.PasswordVerifier] when Options.Users is named and an
+// [authn.SecretSource] when Options.Digests is, so that a chain finds out by
+// type what it can judge.
+type Verifier interface {
+	authn.Verifier
+	// Warnings are what is not wrong with the files and should be mended.
+	Warnings() []error
+	// Close waits until the users file is not being written, and writes it no
+	// more. Everything else goes on.
+	Close() error
+}
+
+// Open reads the files. name is the chain step's.
+func Open(name string, o Options) (Verifier, error) {
 	if o.Hashes <= 0 {
 		o.Hashes = runtime.GOMAXPROCS(0)
 	}
-	f := &files{name: name, slots: make(chan struct{}, o.Hashes)}
-	if err := f.load(o); err != nil {
+	if o.Rehash != "" && !slices.Contains(Schemes(), o.Rehash) {
+		return nil, fmt.Errorf("no scheme %q: there are %s", o.Rehash, strings.Join(Schemes(), ", "))
+	}
+	f := &files{name: name, o: o, slots: make(chan struct{}, o.Hashes), writing: make(chan struct{}, 1)}
+	if err := f.load(); err != nil {
 		return nil, err
 	}
 	switch {
@@ -79,8 +120,10 @@ type (
 var (
 	_ authn.PasswordVerifier = passwords{}
 	_ authn.SecretSource     = digests{}
+	_ scram.Surveyor         = digests{}
 	_ authn.PasswordVerifier = both{}
 	_ authn.SecretSource     = both{}
+	_ scram.Surveyor         = both{}
 )
 
 func (p passwords) VerifyPassword(ctx context.Context, r *authn.PasswordRequest) (*authn.Identity, error) {
@@ -90,6 +133,12 @@ func (p passwords) VerifyPassword(ctx context.Context, r *authn.PasswordRequest)
 func (d digests) Secret(_ context.Context, login, scheme string) (authn.Password, *authn.Identity, error) {
 	return d.secret(login, scheme)
 }
+
+// KeyShape implements [scram.Surveyor].
+func (d digests) KeyShape(scheme string) (scram.Shape, bool) { return d.keyShape(scheme) }
+
+// KeyShape implements [scram.Surveyor].
+func (b both) KeyShape(scheme string) (scram.Shape, bool) { return b.keyShape(scheme) }
 
 func (b both) VerifyPassword(ctx context.Context, r *authn.PasswordRequest) (*authn.Identity, error) {
 	return b.verifyPassword(ctx, r)
@@ -101,22 +150,44 @@ func (b both) Secret(_ context.Context, login, scheme string) (authn.Password, *
 
 type files struct {
 	name    string
+	o       Options
 	slots   chan struct{} // holds one for each hash that is being computed
-	users   *users        // nil when there is no users file
-	secrets map[secretKey]authn.Password
+	writing chan struct{} // holds one while the users file is being written, and after Close
+	closing sync.Once
+	users   *users   // nil when there is no users file
+	secrets *secrets // nil when there is no digests file
 }
 
 func (f *files) Name() string { return f.name }
 
-func (f *files) load(o Options) error {
+func (f *files) load() error {
 	var err, err2 error
-	if o.Users != "" {
-		f.users, err = loadUsers(o.Users)
+	if f.o.Users != "" {
+		f.users, err = loadUsers(f.o.Users)
 	}
-	if o.Digests != "" {
-		f.secrets, err2 = loadDigests(o.Digests)
+	if f.o.Digests != "" {
+		f.secrets, err2 = loadDigests(f.o.Digests, f.o.Key)
 	}
 	return errors.Join(err, err2)
+}
+
+// Close implements [Verifier].
+func (f *files) Close() error {
+	f.closing.Do(func() { f.writing <- struct{}{} })
+	return nil
+}
+
+// Warnings implements [Verifier].
+func (f *files) Warnings() []error {
+	if f.secrets == nil {
+		return nil
+	}
+	return f.secrets.odd
+}
+
+func (f *files) keyShape(scheme string) (scram.Shape, bool) {
+	s, ok := f.secrets.shapes[scheme]
+	return s, ok
 }
 
 func (f *files) fail(kind authn.Kind, err error) error {
@@ -127,7 +198,7 @@ func (f *files) verifyPassword(ctx context.Context, r *authn.PasswordRequest) (*
 	if n := len(r.Password); n == 0 || n > authn.MaxPassword {
 		return nil, f.fail(authn.Rejected, fmt.Errorf("password of %d octets", n))
 	}
-	u, known := f.users.byLogin[r.Login]
+	u, known := f.users.user(r.Login, f.o.Rehash != "")
 	h := u.hash
 	if h == nil {
 		h = f.users.dummy
@@ -146,6 +217,7 @@ func (f *files) verifyPassword(ctx context.Context, r *authn.PasswordRequest) (*
 	case !match:
 		return nil, f.fail(authn.Rejected, nil)
 	}
+	f.renew(f.users, r.Login, u, r.Password)
 	return u.identity(r.Login), nil
 }
 
@@ -171,7 +243,7 @@ func (f *files) secret(login, scheme string) (authn.Password, *authn.Identity, e
 			return nil, nil, f.fail(authn.UnknownUser, nil)
 		}
 	}
-	s, ok := f.secrets[secretKey{login, scheme}]
+	s, ok := f.secrets.byKey[secretKey{login, scheme}]
 	if !ok {
 		return nil, nil, f.fail(authn.UnknownUser, fmt.Errorf("no secret for %s", scheme))
 	}

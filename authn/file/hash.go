@@ -167,10 +167,19 @@ func (s *salted) MatchBytesAdvanced(password []byte) (bool, error) {
 // Schemes of [MakeHash], the best first.
 func Schemes() []string { return []string{"yescrypt", "argon2id", "bcrypt", "sha512"} }
 
-// MakeHash makes a hash of password for the users file: yescrypt with N 4096
-// and r 32 (16 MiB), argon2id with 19 MiB and 2 passes, bcrypt of cost 10, or
-// sha512 with 100,000 rounds. A mailbox is polled every few minutes and each
-// poll computes a hash, so none is set to what a web login could pay.
+// Parameters are those of the hashes that [MakeHash] makes, in words. A mailbox is
+// polled every few minutes and each poll computes a hash, so none is set to what a
+// web login could pay.
+func Parameters(scheme string) string {
+	return map[string]string{
+		"yescrypt": "N=4096 r=32 (16 MiB)",
+		"argon2id": "19 MiB, 2 passes, 1 lane",
+		"bcrypt":   "cost 10",
+		"sha512":   "100,000 rounds",
+	}[scheme]
+}
+
+// MakeHash makes a hash of password for the users file with [Parameters].
 func MakeHash(scheme string, password authn.Password) (string, error) {
 	if n := len(password); n == 0 || n > authn.MaxPassword {
 		return "", fmt.Errorf("password has %d octets, 1 to %d are taken", n, authn.MaxPassword)
@@ -188,6 +197,8 @@ func MakeHash(scheme string, password authn.Password) (string, error) {
 	return d.Encode(), nil
 }
 
+const maxBcrypt = 72 // octets of a password that bcrypt looks at
+
 func hasher(scheme string, octets int) (algorithm.Hash, error) {
 	switch scheme {
 	case "yescrypt":
@@ -195,12 +206,27 @@ func hasher(scheme string, octets int) (algorithm.Hash, error) {
 	case "argon2id":
 		return argon2.New(argon2.WithVariantID(), argon2.WithM(19<<10), argon2.WithT(2), argon2.WithP(1))
 	case "bcrypt":
-		if octets > 72 {
-			return nil, errors.New("bcrypt looks at 72 octets of a password only: take another scheme")
+		if octets > maxBcrypt {
+			return nil, fmt.Errorf("bcrypt looks at %d octets of a password only: take another scheme", maxBcrypt)
 		}
 		return bcrypt.New(bcrypt.WithVariant(bcrypt.VariantStandard), bcrypt.WithCost(10))
 	case "sha512":
 		return shacrypt.New(shacrypt.WithSHA512(), shacrypt.WithRounds(100_000))
 	}
 	return nil, fmt.Errorf("no scheme %q: there are %s", scheme, strings.Join(Schemes(), ", "))
+}
+
+// Fits reports whether password opens login in the users file at path.
+func Fits(path, login string, password authn.Password) (bool, error) {
+	us, err := loadUsers(path)
+	if err != nil {
+		return false, err
+	}
+	u := us.byLogin[login]
+	if u.hash == nil {
+		return false, nil
+	}
+	p := authn.PreparePassword(password)
+	defer p.Wipe()
+	return u.hash.MatchBytesAdvanced(p)
 }

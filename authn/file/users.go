@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/kpopd/kpopd/authn"
@@ -13,6 +14,7 @@ import (
 
 type user struct {
 	hash   matcher // nil: no password opens it
+	class  string  // of hash: its kind and what its cost depends on
 	locked bool
 	until  time.Time // when the account runs out; zero for never
 	attrs  map[string]string
@@ -20,7 +22,19 @@ type user struct {
 
 type users struct {
 	byLogin map[string]user
-	dummy   matcher // computed for those who have no hash; nil when nobody has one
+	dummy   matcher  // computed for those who have no hash; nil when nobody has one
+	renewed sync.Map // login to user: who got a better hash after the file was read
+}
+
+// user is what is known of a login now; renewals says whether there may be any.
+func (us *users) user(login string, renewals bool) (user, bool) {
+	if renewals {
+		if u, ok := us.renewed.Load(login); ok {
+			return u.(user), true
+		}
+	}
+	u, ok := us.byLogin[login]
+	return u, ok
 }
 
 func loadUsers(path string) (*users, error) {
@@ -36,6 +50,7 @@ func parseUsers(path string, b []byte) (*users, error) {
 	bad := &problems{path: path}
 	seen := make(map[string]int)
 	classes := make(map[string]int)
+	interned := make(map[string]string) // thousands of users have hashes of one class
 	for n, line := range lines(b) {
 		if len(line) > maxLine {
 			bad.add(n, "line longer than %d octets", maxLine)
@@ -61,6 +76,11 @@ func parseUsers(path string, b []byte) (*users, error) {
 		if err != nil {
 			bad.add(n, "%s: %v", login, err)
 			continue
+		}
+		if _, counted := classes[class]; counted {
+			u.class = interned[class]
+		} else {
+			u.class, interned[class] = class, class
 		}
 		us.byLogin[login] = u
 		if u.hash != nil {
@@ -135,4 +155,39 @@ func (u user) closed() *authn.Error {
 		return &authn.Error{Kind: authn.Expired, Err: errors.New("the account ran out, says the users file")}
 	}
 	return nil
+}
+
+// Hash is what may be told of one line of a users file.
+type Hash struct {
+	Login string
+	Kind  string // of its hash, with the parameters: "$6$rounds=100000$", "no password", ", locked" or ", ran out" behind either
+}
+
+// Hashes lists the logins of the users file at path, in its order.
+func Hashes(path string) ([]Hash, error) {
+	b, err := read(path, 0o022, "others write it")
+	if err != nil {
+		return nil, err
+	}
+	defer clear(b)
+	us, err := parseUsers(path, b)
+	if err != nil {
+		return nil, err
+	}
+	var all []Hash
+	for _, line := range lines(b) {
+		name, _, _ := bytes.Cut(line, []byte(":"))
+		u := us.byLogin[string(name)]
+		kind := u.class
+		if u.hash == nil {
+			kind = "no password"
+		}
+		if closed := u.closed(); closed != nil && closed.Kind == authn.Expired {
+			kind += ", ran out"
+		} else if closed != nil {
+			kind += ", locked"
+		}
+		all = append(all, Hash{string(name), kind})
+	}
+	return all, nil
 }

@@ -177,7 +177,7 @@ func (w *world) makeUsers() error {
 			continue
 		}
 		for _, scheme := range file.SecretSchemes() {
-			if err := file.SetSecret(w.path("digests"), u.Name, scheme, authn.Password(u.Secret)); err != nil {
+			if err := file.SetSecret(w.path("digests"), "", u.Name, scheme, authn.Password(u.Secret)); err != nil {
 				return err
 			}
 		}

@@ -24,7 +24,8 @@ func newPasswd() *cobra.Command {
 		Use:   "passwd",
 		Short: "Keep users files and digests files",
 		Long: `Keep the files of a verifier of type file: the users file with password hashes,
-and the digests file with the secrets that APOP and CRAM-MD5 need in the clear.
+the digests file with keys for SCRAM and sealed secrets for APOP and CRAM-MD5, and
+the key file that seals them.
 
 Passwords are read from the terminal without showing them, or, when standard
 input is no terminal, from its first line. A running server sees changes after
@@ -32,16 +33,22 @@ SIGHUP.`,
 		Args: checked(cobra.NoArgs),
 		RunE: needsCommand,
 	}
-	c.AddCommand(newPasswdSet(), newPasswdSecret(), newPasswdRemove(), newPasswdList())
+	c.AddCommand(newPasswdSet(), newPasswdScram(), newPasswdSecret(), newPasswdRemove(), newPasswdList(),
+		newPasswdKey(), newPasswdSeal(), newPasswdRotate())
 	return c
 }
 
 func newPasswdSet() *cobra.Command {
 	var users, scheme string
 	c := &cobra.Command{
-		Use:     "set LOGIN --users FILE",
-		Short:   "Set a password",
-		Long:    "Give a login a password: its hash is written to the users file. A login that is not there is added.",
+		Use:   "set LOGIN --users FILE",
+		Short: "Set a password",
+		Long: `Give a login a password: its hash is written to the users file. A login that is
+not there is added. Keys for SCRAM are made by kpopd passwd scram, and stay as they
+are until it is run again.
+
+Hashes:
+` + hashTable(),
 		Example: "  kpopd passwd set alice --users /etc/kpopd/users",
 		Args:    checked(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -65,46 +72,23 @@ func newPasswdSet() *cobra.Command {
 	return c
 }
 
-func newPasswdSecret() *cobra.Command {
-	var digests string
-	var schemes []string
-	c := &cobra.Command{
-		Use:   "secret LOGIN --digests FILE",
-		Short: "Set a secret for APOP and CRAM-MD5",
-		Long: `Give a login a secret for APOP, CRAM-MD5 or both, in the digests file. The
-file holds it readably, as these mechanisms need it: let it be nobody's password
-elsewhere.`,
-		Example: "  kpopd passwd secret bob --digests /etc/kpopd/digests\n  kpopd passwd secret bob --digests digests --scheme CRAM-MD5",
-		Args:    checked(cobra.ExactArgs(1)),
-		RunE: func(c *cobra.Command, args []string) error {
-			if err := required(c, "digests"); err != nil {
-				return err
-			}
-			secret, err := readPassword(c, args[0])
-			if err != nil {
-				return err
-			}
-			defer secret.Wipe()
-			for _, scheme := range schemes {
-				if err := file.SetSecret(digests, args[0], scheme, secret); err != nil {
-					return err
-				}
-			}
-			return nil
-		},
+// hashTable says what each scheme costs.
+func hashTable() string {
+	var b strings.Builder
+	for _, s := range file.Schemes() {
+		fmt.Fprintf(&b, "  %-9s %s\n", s, file.Parameters(s))
 	}
-	c.Flags().StringVar(&digests, "digests", "", "digests `FILE`")
-	c.Flags().StringSliceVar(&schemes, "scheme", file.SecretSchemes(), "mechanisms that the secret is for")
-	return c
+	return strings.TrimRight(b.String(), "\n")
 }
 
 func newPasswdRemove() *cobra.Command {
-	var users, digests string
+	var users, digests, scheme string
 	c := &cobra.Command{
-		Use:     "remove LOGIN [--users FILE] [--digests FILE]",
-		Short:   "Remove a login and its secrets",
-		Example: "  kpopd passwd remove bob --users /etc/kpopd/users --digests /etc/kpopd/digests",
-		Args:    checked(cobra.ExactArgs(1)),
+		Use:   "remove LOGIN [--users FILE] [--digests FILE [--scheme SCHEME]]",
+		Short: "Remove a login and its secrets",
+		Example: "  kpopd passwd remove bob --users /etc/kpopd/users --digests /etc/kpopd/digests\n" +
+			"  kpopd passwd remove bob --digests /etc/kpopd/digests --scheme APOP",
+		Args: checked(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
 			if users == "" && digests == "" {
 				return &usageError{errors.New("--users or --digests is missing"), c.CommandPath()}
@@ -118,7 +102,7 @@ func newPasswdRemove() *cobra.Command {
 				found = was
 			}
 			if digests != "" {
-				was, err := file.RemoveSecret(digests, args[0], "")
+				was, err := file.RemoveSecret(digests, args[0], scheme)
 				if err != nil {
 					return err
 				}
@@ -132,32 +116,66 @@ func newPasswdRemove() *cobra.Command {
 	}
 	c.Flags().StringVar(&users, "users", "", "users `FILE`")
 	c.Flags().StringVar(&digests, "digests", "", "digests `FILE`")
+	c.Flags().StringVar(&scheme, "scheme", "", "the secret for this mechanism alone; all when empty")
 	return c
 }
 
 func newPasswdList() *cobra.Command {
-	var digests string
+	var users, digests string
 	c := &cobra.Command{
-		Use:     "list --digests FILE",
-		Short:   "List who has secrets for what",
-		Example: "  kpopd passwd list --digests /etc/kpopd/digests",
+		Use:   "list [--users FILE] [--digests FILE]",
+		Short: "List who has hashes and secrets of what kind",
+		Long: `List who has which kind of hash in a users file, and secrets for what in a digests
+file. Neither hash nor secret is shown, and no key is needed.`,
+		Example: "  kpopd passwd list --users /etc/kpopd/users --digests /etc/kpopd/digests",
 		Args:    checked(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := required(c, "digests"); err != nil {
-				return err
+			if users == "" && digests == "" {
+				return required(c, "users", "digests")
 			}
-			secrets, err := file.Secrets(digests)
-			if err != nil {
-				return err
+			if users != "" {
+				if err := listUsers(c.OutOrStdout(), users); err != nil {
+					return err
+				}
 			}
-			for _, s := range secrets {
-				fmt.Fprintf(c.OutOrStdout(), "%s %s\n", s.Login, s.Scheme)
+			if digests != "" {
+				return listSecrets(c.OutOrStdout(), digests)
 			}
 			return nil
 		},
 	}
+	c.Flags().StringVar(&users, "users", "", "users `FILE`")
 	c.Flags().StringVar(&digests, "digests", "", "digests `FILE`")
 	return c
+}
+
+func listUsers(w io.Writer, path string) error {
+	hashes, err := file.Hashes(path)
+	if err != nil {
+		return err
+	}
+	for _, h := range hashes {
+		fmt.Fprintf(w, "%s %s\n", h.Login, h.Kind)
+	}
+	return nil
+}
+
+func listSecrets(w io.Writer, path string) error {
+	secrets, err := file.Secrets(path)
+	if err != nil {
+		return err
+	}
+	for _, s := range secrets {
+		how := "readable"
+		switch {
+		case s.KeyID != "":
+			how = "sealed with key " + s.KeyID
+		case s.Iterations > 0:
+			how = fmt.Sprintf("%d iterations", s.Iterations)
+		}
+		fmt.Fprintf(w, "%s %s, %s\n", s.Login, s.Scheme, how)
+	}
+	return nil
 }
 
 // readPassword asks a person twice, and takes the first line of anything else.

@@ -24,8 +24,8 @@ var directions = map[string][]string{
 	"authn/authntest":     {"authn"},
 	"authn/checkpassword": {"authn"},
 	"authn/cram":          {"authn"},
-	"authn/file":          {"authn"},
-	"authn/gssapi":        {"authn", "authn/krb5"}, // a GSSAPI token carries an AP-REQ
+	"authn/file":          {"authn", "authn/scram"}, // the keys in a digests file
+	"authn/gssapi":        {"authn", "authn/krb5"},  // a GSSAPI token carries an AP-REQ
 	"authn/krb5":          {"authn"},
 	"authn/krb5pw":        {"authn", "authn/krb5"}, // the exchange with the KDC
 	"authn/plain":         {"authn"},
