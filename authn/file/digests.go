@@ -73,7 +73,7 @@ func parseDigests(path string, b []byte, keys *Keys) (*secrets, error) {
 		return nil, err
 	}
 	if s.readable > 0 {
-		s.odd = append(s.odd, fmt.Errorf("%s: %d secrets can be read by whoever reads the file: seal them with kpopd passwd seal", path, s.readable))
+		s.odd = append(s.odd, fmt.Errorf("%s: secrets that are readable in it: %d; seal them with kpopd passwd seal", path, s.readable))
 	}
 	for _, scheme := range scram.Schemes() {
 		most, others, ok := shapes.most(scheme)
@@ -82,8 +82,8 @@ func parseDigests(path string, b []byte, keys *Keys) (*secrets, error) {
 		}
 		s.shapes[scheme] = most
 		if others > 0 {
-			s.odd = append(s.odd, fmt.Errorf("%s: %d keys for %s have other than %d iterations and %d octets of salt, which unknown users are shown: "+
-				"a client can tell that these users exist; make their keys anew", path, others, scheme, most.Iterations, most.Salt))
+			s.odd = append(s.odd, fmt.Errorf("%s: keys for %s that have other than %d iterations and %d octets of salt, which unknown users are shown: %d; "+
+				"a client can tell that these users exist, make their keys anew", path, scheme, most.Iterations, most.Salt, others))
 		}
 	}
 	return s, nil

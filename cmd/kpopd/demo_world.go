@@ -17,6 +17,7 @@ import (
 	"github.com/kpopd/kpopd/authn"
 	"github.com/kpopd/kpopd/authn/file"
 	"github.com/kpopd/kpopd/authn/krb5"
+	"github.com/kpopd/kpopd/authn/scram"
 	"github.com/kpopd/kpopd/cmd/internal/app"
 	"github.com/kpopd/kpopd/cmd/internal/certs"
 	"github.com/kpopd/kpopd/krb5test"
@@ -163,6 +164,9 @@ func (w *world) makeCertificates() (err error) {
 }
 
 func (w *world) makeUsers() error {
+	if err := errors.Join(file.MakeKeyFile(w.path("digests.key")), file.MakeKeyFile(w.path("salt.key"))); err != nil {
+		return err
+	}
 	var lines []byte
 	for _, u := range w.Users {
 		hash := "*" // no password
@@ -171,18 +175,34 @@ func (w *world) makeUsers() error {
 			if hash, err = file.MakeHash(file.Schemes()[0], authn.Password(u.Password)); err != nil {
 				return err
 			}
+			if err := w.makeKeys(u.Name, authn.Password(u.Password)); err != nil {
+				return err
+			}
 		}
 		lines = fmt.Appendf(lines, "%s:%s\n", u.Name, hash)
 		if u.Secret == "" {
 			continue
 		}
 		for _, scheme := range file.SecretSchemes() {
-			if err := file.SetSecret(w.path("digests"), "", u.Name, scheme, authn.Password(u.Secret)); err != nil {
+			if err := file.SetSecret(w.path("digests"), w.path("digests.key"), u.Name, scheme, authn.Password(u.Secret)); err != nil {
 				return err
 			}
 		}
 	}
 	return w.write(w.path("users"), lines)
+}
+
+func (w *world) makeKeys(login string, password authn.Password) error {
+	for _, scheme := range scram.Schemes() {
+		keys, err := scram.Make(scheme, password, scram.DefaultIterations)
+		if err != nil {
+			return err
+		}
+		if err := file.SetSecret(w.path("digests"), w.path("digests.key"), login, scheme, keys.Text()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (w *world) makeMail() error {
@@ -231,7 +251,7 @@ listeners:
 certificates:
   - {name: localhost, cert: server.crt, key: server.key}
 policies:
-  - {name: internet, offers: [GSSAPI, CRAM-MD5, APOP, PLAIN, LOGIN, USER], plain: tls, chain: all}
+  - {name: internet, offers: [GSSAPI, SCRAM-SHA-256-PLUS, SCRAM-SHA-256, SCRAM-SHA-1-PLUS, SCRAM-SHA-1, CRAM-MD5, APOP, PLAIN, LOGIN, USER], plain: tls, chain: all}
   - {name: campus, offers: [KPOP], chain: all}
 chains:
   - name: all
@@ -239,9 +259,10 @@ chains:
       - {use: local}
       - {use: tickets}
 verifiers:
-  - {name: local, type: file, users: users, digests: digests}
+  - {name: local, type: file, users: users, digests: digests, digests_key: digests.key}
   - {name: tickets, type: principal, local_realms: [%s]}
 kerberos: {keytab: keytab, replay_cache: replay}
+scram: {salt_key: salt.key}
 pop3: {hostname: localhost}
 maildrops: {root: mail}
 `, quoted(w.Configuration), w.Addresses.POP3, w.Addresses.POP3S, w.Addresses.KPOP, demoRealm)

@@ -33,7 +33,7 @@ var directions = map[string][]string{
 	"authn/scram":         {"authn"},
 	"cmd/internal/app":    {"authn/...", "cmd/internal/...", "kpop", "maildrop/...", "pop3"},
 	"cmd/internal/certs":  nil,
-	"cmd/internal/config": {"authn/krb5"}, // names of enctypes
+	"cmd/internal/config": {"authn/file", "authn/krb5", "authn/scram"}, // names of hashes and enctypes, bounds
 	"cmd/internal/listen": nil,
 	"cmd/kpopd":           {"authn/...", "cmd/internal/...", "kpop", "krb5test", "maildrop/...", "pop3/..."},
 	"kpop":                {"authn", "authn/krb5"},

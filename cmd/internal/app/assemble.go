@@ -21,6 +21,7 @@ import (
 	"github.com/kpopd/kpopd/authn/krb5pw"
 	"github.com/kpopd/kpopd/authn/plain"
 	"github.com/kpopd/kpopd/authn/principal"
+	"github.com/kpopd/kpopd/authn/scram"
 	"github.com/kpopd/kpopd/cmd/internal/certs"
 	"github.com/kpopd/kpopd/cmd/internal/config"
 	"github.com/kpopd/kpopd/kpop"
@@ -40,13 +41,21 @@ type assembly struct {
 	log       *slog.Logger
 	trace     *authn.Trace
 	verifiers map[string]authn.Verifier
+	files     []*fileVerifier
 	chains    map[string]authn.Chain
+	salts     authn.Password // key for them; nil without SCRAM
 	acceptor  *krb5.Acceptor // nil without a keytab
 	policies  map[string]*authn.Policy
 	doors     []*door // as in cfg.Listeners
 
 	stop context.CancelFunc // of the background
 	wg   sync.WaitGroup
+}
+
+// fileVerifier is a verifier of files and where it stands in the configuration.
+type fileVerifier struct {
+	file.Verifier
+	key string
 }
 
 // parts outlive a reload as long as the configuration names the same ones:
@@ -68,7 +77,7 @@ func assemble(cfg *config.Config, old *parts, log *slog.Logger, trace *authn.Tra
 		verifiers: map[string]authn.Verifier{}, chains: map[string]authn.Chain{}, policies: map[string]*authn.Policy{},
 	}
 	kerberos := a.openKerberos(old) // before the chains, in which some want the keytab
-	err := errors.Join(a.checkCertificates(), a.buildChains(), kerberos, a.openStore(old))
+	err := errors.Join(a.checkCertificates(), a.openSaltKey(), a.buildChains(), kerberos, a.openStore(old))
 	if err == nil {
 		err = errors.Join(a.buildPolicies(), a.buildDoors())
 	}
@@ -168,14 +177,32 @@ func (a *assembly) openReplay(old *parts) error {
 	return nil
 }
 
+func (a *assembly) openSaltKey() error {
+	if !a.cfg.OffersSCRAM() {
+		return nil
+	}
+	keys, err := file.OpenKeys(a.cfg.SCRAM.SaltKey)
+	if err == nil {
+		a.salts, err = keys.Salt()
+	}
+	if err != nil {
+		return a.cfg.Problem("scram.salt_key", err)
+	}
+	return nil
+}
+
 func (a *assembly) buildChains() error {
 	var errs []error
 	for i, v := range a.cfg.Verifiers {
+		key := fmt.Sprintf("verifiers[%d]", i)
 		built, err := a.openVerifier(v)
 		switch {
 		case errors.Is(err, errNoKeytab): // told at its own key
 		case err != nil:
-			errs = append(errs, a.problems(fmt.Sprintf("verifiers[%d]", i), err))
+			errs = append(errs, a.problems(key, err))
+		}
+		if f, ok := built.(file.Verifier); ok {
+			a.files = append(a.files, &fileVerifier{f, key})
 		}
 		a.verifiers[v.Name] = built
 	}
@@ -220,7 +247,10 @@ var errNoKeytab = errors.New("the keytab could not be opened")
 func (a *assembly) openVerifier(v config.Verifier) (authn.Verifier, error) {
 	switch v.Type {
 	case config.VerifierFile:
-		return file.Open(v.Name, file.Options{Users: v.Users, Digests: v.Digests, Hashes: v.Hashes})
+		return file.Open(v.Name, file.Options{
+			Users: v.Users, Digests: v.Digests, Key: v.DigestsKey, Hashes: v.Hashes,
+			Rehash: v.Rehash, Rehashed: a.rehashed(v),
+		})
 	case config.VerifierPrincipal:
 		return principal.New(v.Name, principal.Options{
 			LocalRealms: v.LocalRealms, Map: v.Map, K5Login: v.K5Login, Rules: v.Rules,
@@ -242,6 +272,16 @@ func (a *assembly) openVerifier(v config.Verifier) (authn.Verifier, error) {
 		return checkpassword.New(v.Name, checkpassword.Options{Program: v.Program, Args: v.Args, AtOnce: v.AtOnce})
 	default:
 		return nil, fmt.Errorf("type %q is not known", v.Type)
+	}
+}
+
+func (a *assembly) rehashed(v config.Verifier) func(string, error) {
+	return func(login string, err error) {
+		if err != nil {
+			a.log.Warn("password not re-hashed", "verifier", v.Name, "login", login, "err", err)
+			return
+		}
+		a.log.Info("password re-hashed", "verifier", v.Name, "login", login, "scheme", v.Rehash)
 	}
 }
 
@@ -294,6 +334,9 @@ func (a *assembly) mechanism(name string, x config.Policy) (m authn.Mechanism, e
 		m, can = plain.APOP(chain), authn.Can[authn.SecretSource](chain)
 	case "CRAM-MD5":
 		m, can = cram.New(chain, a.hostname()), authn.Can[authn.SecretSource](chain)
+	case "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-1":
+		can = authn.Can[authn.SecretSource](chain)
+		m, err = scram.New(name, a.scram(chain, x))
 	case "GSSAPI":
 		m, can = a.gssapi(chain), authn.Can[authn.PrincipalMapper](chain)
 	case "KPOP":
@@ -302,7 +345,18 @@ func (a *assembly) mechanism(name string, x config.Policy) (m authn.Mechanism, e
 	if !can {
 		return nil, fmt.Errorf("no verifier of chain %q can judge %s", x.Chain, name)
 	}
-	return m, nil
+	return m, err
+}
+
+func (a *assembly) scram(chain authn.Chain, x config.Policy) scram.Options {
+	o := scram.Options{Chain: chain, Offers: x.Offers, SaltKey: a.salts, Iterations: a.cfg.SCRAM.Iterations}
+	switch a.cfg.SCRAM.ChannelBinding {
+	case "off":
+		o.Binding = scram.BindingOff
+	case "require":
+		o.Binding = scram.BindingRequired
+	}
+	return o
 }
 
 func (a *assembly) gssapi(chain authn.Chain) authn.Mechanism {
@@ -410,6 +464,9 @@ func (a *assembly) quit() {
 		a.stop()
 		a.wg.Wait()
 	}
+	for _, f := range a.files {
+		_ = f.Close() // sessions go on with it, and it writes nothing any more
+	}
 }
 
 func (a *assembly) watchKeytab(ctx context.Context, every time.Duration) {
@@ -436,9 +493,21 @@ func (a *assembly) watchKeytab(ctx context.Context, every time.Duration) {
 	}
 }
 
+// warnings are what works and should be mended: settings, and files that they
+// name.
+func (a *assembly) warnings() []*config.Problem {
+	all := a.cfg.Warnings()
+	for _, f := range a.files {
+		for _, w := range f.Warnings() {
+			all = append(all, a.cfg.Problem(f.key, w))
+		}
+	}
+	return all
+}
+
 // warn tells what the owner of the configuration should know about.
 func (a *assembly) warn() {
-	for _, w := range a.cfg.Warnings() {
+	for _, w := range a.warnings() {
 		a.log.Warn("configuration", "key", w.Key, "line", w.Line, "warning", w.Err.Error())
 	}
 	a.warnCertificates()

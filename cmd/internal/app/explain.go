@@ -30,9 +30,6 @@ func Check(file string) (*Report, error) {
 		return nil, err
 	}
 	r := &Report{}
-	for _, w := range cfg.Warnings() {
-		r.Warnings = append(r.Warnings, w)
-	}
 	var noCache error
 	if cache := cfg.Kerberos.ReplayCache; cfg.Kerberos.Keytab != "" && cache != config.ReplayMemory {
 		if _, err := os.Stat(filepath.Dir(cache)); err != nil {
@@ -44,7 +41,7 @@ func Check(file string) (*Report, error) {
 	if err := errors.Join(err, noCache); err != nil {
 		return nil, err
 	}
-	for _, w := range r.assembly.certificateWarnings(time.Now()) {
+	for _, w := range append(r.assembly.warnings(), r.assembly.certificateWarnings(time.Now())...) {
 		r.Warnings = append(r.Warnings, w)
 	}
 	return r, nil
@@ -80,7 +77,7 @@ func (a *assembly) explain(w io.Writer, l config.Listener) {
 		}
 	}
 	if l.UsesTLS() {
-		t.TLS = &tls.ConnectionState{}
+		t.TLS, t.EndPoint = &tls.ConnectionState{}, []byte{} // of a certificate that is not there yet
 		writeVerdicts(w, "inside TLS", p.Explain(&t))
 	}
 }

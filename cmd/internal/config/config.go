@@ -33,6 +33,7 @@ type Config struct {
 	Kerberos     Kerberos      `mapstructure:"kerberos"`
 	KPOP         KPOP          `mapstructure:"kpop"`
 	GSSAPI       GSSAPI        `mapstructure:"gssapi"`
+	SCRAM        SCRAM         `mapstructure:"scram"`
 	POP3         POP3          `mapstructure:"pop3"`
 	Maildrops    Maildrops     `mapstructure:"maildrops"`
 	Limits       Limits        `mapstructure:"limits"`
@@ -123,9 +124,11 @@ type Verifier struct {
 	Name string `mapstructure:"name"`
 	Type string `mapstructure:"type"` // file, principal, krb5pw or checkpassword
 
-	Users   string `mapstructure:"users"`   // file: path of logins and password hashes
-	Digests string `mapstructure:"digests"` // file: path of secrets for APOP and CRAM-MD5
-	Hashes  int    `mapstructure:"hashes"`  // file: password hashes computed at once; the number of processors when zero
+	Users      string `mapstructure:"users"`       // file: path of logins and password hashes
+	Digests    string `mapstructure:"digests"`     // file: path of secrets for APOP and CRAM-MD5, and of keys for SCRAM
+	DigestsKey string `mapstructure:"digests_key"` // file: path of the key file that opens sealed secrets, or credential:NAME for a systemd credential; none is sealed when empty
+	Hashes     int    `mapstructure:"hashes"`      // file: password hashes computed at once; the number of processors when zero
+	Rehash     string `mapstructure:"rehash"`      // file: write a hash of this scheme into the users file when a user with a weaker one logs in; hashes stay as they are when empty
 
 	LocalRealms []string `mapstructure:"local_realms"` // principal: realms whose names of one component are users
 	Map         string   `mapstructure:"map"`          // principal: path of explicit grants, asked first
@@ -171,6 +174,16 @@ type GSSAPI struct {
 	Layers         []string `mapstructure:"layers"`          // none, integrity, privacy; none when empty
 	ChannelBinding string   `mapstructure:"channel_binding"` // off, allow or require; allow when empty
 }
+
+// SCRAM is its four mechanisms (RFC 5802, RFC 7677).
+type SCRAM struct {
+	ChannelBinding string `mapstructure:"channel_binding"` // off, allow or require; allow when empty
+	SaltKey        string `mapstructure:"salt_key"`        // path of a key file, or credential:NAME, for the salts of users who do not exist; servers of one name need the same
+	Iterations     int    `mapstructure:"iterations"`      // shown for such users where no file verifier knows what real ones have; 50000 when zero
+}
+
+// Credential begins the name of a systemd credential where else a path stands.
+const Credential = "credential:"
 
 // POP3 is what sessions on all listeners have in common.
 type POP3 struct {
@@ -220,6 +233,7 @@ func Default() Config {
 		},
 		KPOP:   KPOP{HandshakeTimeout: 30 * time.Second},
 		GSSAPI: GSSAPI{ChannelBinding: "allow"},
+		SCRAM:  SCRAM{ChannelBinding: "allow"},
 		Maildrops: Maildrops{
 			Type:   StoreMaildir,
 			Layout: "{user}",

@@ -98,7 +98,7 @@ func TestProblems(t *testing.T) {
 		{"verifier nobody asks", "{use: tickets}", "{use: local}", `k.yaml:16: verifiers[1]: no chain uses verifier "tickets"; remove it or name it in a step`},
 		{"type that is missing", "type: principal, ", "", `k.yaml:16: verifiers[1].type: missing; write one of checkpassword, file, krb5pw, principal`},
 		{"type that nobody knows", "type: principal, ", "type: pincipal, ", `k.yaml:16: verifiers[1].type: "pincipal" is not known; write checkpassword, file, krb5pw, principal; did you mean "principal"?`},
-		{"key of another type", "users: users,", "users: users, local_realms: [X],", `k.yaml:15: verifiers[0].local_realms: is no key of type file, which takes users, digests, hashes`},
+		{"key of another type", "users: users,", "users: users, local_realms: [X],", `k.yaml:15: verifiers[0].local_realms: is no key of type file, which takes users, digests, digests_key, hashes, rehash`},
 		{"file without files", "users: users, digests: digests", "hashes: 3", `k.yaml:15: verifiers[0].users: missing; name the users file, a digests file, or both`},
 		{"mapper that maps nobody", ", local_realms: [Demo.TEST]", "", `k.yaml:16: verifiers[1]: maps nobody; set local_realms, map, k5login or rules`},
 		{"realm without KDCs", "type: file, users: users, digests: digests", "type: krb5pw, realm: X", `k.yaml:15: verifiers[0].kdcs: missing; list the realm's KDCs, host or host:port`},
@@ -225,6 +225,47 @@ func TestPasswordVerifiers(t *testing.T) {
 		if _, err := Parse("k.yaml", []byte(strings.Replace(passwords, c.old, c.new, 1))); c.want == "" && err != nil || !strings.Contains(fmt.Sprint(err), c.want) {
 			t.Errorf("%s: got %v, want %s", c.name, err, c.want)
 		}
+	}
+}
+
+// The same with SCRAM, whose -PLUS forms are the binding.
+func TestSCRAM(t *testing.T) {
+	t.Parallel()
+	base := strings.Replace(good, "GSSAPI, CRAM-MD5", "SCRAM-SHA-256-PLUS, SCRAM-SHA-1", 1)
+	for _, c := range []struct{ name, old, new, scram, want string }{
+		{"good", "", "", "salt_key: salts, iterations: 4096", ""},
+		{"systemd credential", "digests: digests", "digests: digests, digests_key: credential:d", "salt_key: credential:s", ""},
+		{"required", ", SCRAM-SHA-1", "", "salt_key: salts, channel_binding: require", ""},
+		{"off", "SCRAM-SHA-256-PLUS, ", "", "salt_key: salts, channel_binding: off", ""},
+		{"no key", "", "", "iterations: 4096", `k.yaml:20: scram.salt_key: missing; make a key file with kpopd passwd key FILE`},
+		{"key that seals", "digests: digests", "digests: digests, digests_key: salts", "salt_key: salts", `k.yaml:20: scram.salt_key: verifier "local" seals with the same key`},
+		{"few iterations", "", "", "salt_key: salts, iterations: 1000", `k.yaml:20: scram.iterations: 1000 is out of range; 4096 to 10000000 are taken`},
+		{"unknown mode", "", "", "salt_key: salts, channel_binding: must", `k.yaml:20: scram.channel_binding: "must" is not known; write off, allow, require`},
+		{"required and without", "", "", "salt_key: salts, channel_binding: require", `k.yaml:7: policies[0].offers[1]: SCRAM-SHA-1 lets nobody in, as scram.channel_binding: require wants SCRAM-SHA-1-PLUS; offer that instead`},
+		{"off and with", "", "", "salt_key: salts, channel_binding: off", `k.yaml:7: policies[0].offers[0]: SCRAM-SHA-256-PLUS is channel binding, which scram.channel_binding: off forbids; take one of them out`},
+		{"bound before TLS", "PLAIN],", "PLAIN], before_tls: [SCRAM-SHA-256-PLUS],", "salt_key: salts", `k.yaml:7: policies[0].before_tls[0]: SCRAM-SHA-256-PLUS is bound to TLS, so it is never possible before`},
+		{"bound without TLS", "tls: starttls, ", "", "salt_key: salts", `k.yaml:2: listeners[0].policy: policy "internet" offers SCRAM-SHA-256-PLUS, which is bound to TLS, and the listener never has TLS`},
+		{"nobody judges", "users: users, digests: digests", "users: users", "salt_key: salts", `k.yaml:7: policies[0].offers[0]: no step of chain "staff" can judge SCRAM-SHA-256-PLUS; add a verifier of type file with digests`},
+		{"key for no secrets", "digests: digests", "digests_key: d", "salt_key: salts", `k.yaml:15: verifiers[0].digests_key: opens nothing without digests; name the digests file`},
+		{"re-hash with what there is not", "digests: digests", "digests: digests, rehash: argon2", "salt_key: salts", `k.yaml:15: verifiers[0].rehash: "argon2" is not known; write yescrypt, argon2id, bcrypt, sha512; did you mean "argon2id"?`},
+		{"re-hash without hashes", "users: users", "rehash: yescrypt", "salt_key: salts", `k.yaml:15: verifiers[0].rehash: has no hashes without users; name the users file`},
+		{"re-hash of tickets", "local_realms", "rehash: yescrypt, local_realms", "salt_key: salts", `k.yaml:16: verifiers[1].rehash: is no key of type principal, which takes `},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			if !strings.Contains(base, c.old) {
+				t.Fatalf("%q is not in the configuration", c.old)
+			}
+			cfg, err := Parse("k.yaml", []byte(strings.Replace(base, c.old, c.new, 1)+"scram: {"+c.scram+"}\n"))
+			switch {
+			case c.want == "" && err != nil:
+				t.Error(err)
+			case c.want != "" && (err == nil || !strings.Contains("\n"+err.Error(), "\n"+c.want)):
+				t.Errorf("got:\n%v\nwant a line that begins with:\n%s", err, c.want)
+			case c.want == "" && strings.HasPrefix(c.scram, "salt_key: cred") != strings.HasPrefix(cfg.SCRAM.SaltKey, Credential):
+				t.Errorf("salt_key is %q", cfg.SCRAM.SaltKey)
+			}
+		})
 	}
 }
 

@@ -264,7 +264,7 @@ func (c *Config) resolve() {
 	dir := filepath.Dir(c.file)
 	fix := func(paths ...*string) {
 		for _, p := range paths {
-			if *p != "" && !filepath.IsAbs(*p) {
+			if *p != "" && !filepath.IsAbs(*p) && !strings.HasPrefix(*p, Credential) {
 				*p = filepath.Join(dir, *p)
 			}
 		}
@@ -273,9 +273,9 @@ func (c *Config) resolve() {
 		fix(&c.Certificates[i].Cert, &c.Certificates[i].Key)
 	}
 	for i := range c.Verifiers {
-		fix(&c.Verifiers[i].Users, &c.Verifiers[i].Digests, &c.Verifiers[i].Map)
+		fix(&c.Verifiers[i].Users, &c.Verifiers[i].Digests, &c.Verifiers[i].DigestsKey, &c.Verifiers[i].Map)
 	}
-	fix(&c.Kerberos.Keytab, &c.Maildrops.Root)
+	fix(&c.Kerberos.Keytab, &c.SCRAM.SaltKey, &c.Maildrops.Root)
 	if c.Kerberos.ReplayCache != ReplayMemory {
 		fix(&c.Kerberos.ReplayCache)
 	}

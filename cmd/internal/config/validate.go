@@ -11,7 +11,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kpopd/kpopd/authn/file"
 	"github.com/kpopd/kpopd/authn/krb5"
+	"github.com/kpopd/kpopd/authn/scram"
 )
 
 // mechanism is what validation needs to know of a mechanism.
@@ -19,6 +21,8 @@ type mechanism struct {
 	name      string
 	plaintext bool // shows the server a password
 	kerberos  bool // needs the keytab
+	scram     bool
+	bound     bool // to TLS
 	judge     judge
 }
 
@@ -37,13 +41,17 @@ var (
 )
 
 var mechanisms = []mechanism{
-	{"KPOP", false, true, byTicket},
-	{"GSSAPI", false, true, byTicket},
-	{"CRAM-MD5", false, false, bySecret},
-	{"APOP", false, false, bySecret},
-	{"PLAIN", true, false, byHash},
-	{"LOGIN", true, false, byHash},
-	{"USER", true, false, byHash},
+	{name: "KPOP", kerberos: true, judge: byTicket},
+	{name: "GSSAPI", kerberos: true, judge: byTicket},
+	{name: "SCRAM-SHA-256-PLUS", scram: true, bound: true, judge: bySecret},
+	{name: "SCRAM-SHA-256", scram: true, judge: bySecret},
+	{name: "SCRAM-SHA-1-PLUS", scram: true, bound: true, judge: bySecret},
+	{name: "SCRAM-SHA-1", scram: true, judge: bySecret},
+	{name: "CRAM-MD5", judge: bySecret},
+	{name: "APOP", judge: bySecret},
+	{name: "PLAIN", plaintext: true, judge: byHash},
+	{name: "LOGIN", plaintext: true, judge: byHash},
+	{name: "USER", plaintext: true, judge: byHash},
 }
 
 func mechanismNamed(name string) (mechanism, bool) {
@@ -90,6 +98,7 @@ func (c *Config) validate() error {
 		p.verifier(fmt.Sprintf("verifiers[%d]", i), x)
 	}
 	p.kerberos(c.Kerberos)
+	p.scram(c.SCRAM)
 	p.rest()
 	return p.err()
 }
@@ -217,6 +226,9 @@ func (p *problems) listenerPolicy(at string, l Listener, x Policy) {
 		case name == "KPOP":
 		case !l.UsesTLS() && x.BeforeTLS != nil && !slices.Contains(x.BeforeTLS, name):
 			// the policy may be for other listeners too
+		case m.bound && !l.UsesTLS():
+			p.add(at+".policy", "policy %q offers %s, which is bound to TLS, and the listener never has TLS; "+
+				"set tls: starttls or implicit", x.Name, name)
 		case name == "GSSAPI" && !l.UsesTLS() && p.c.GSSAPI.ChannelBinding == "require":
 			p.add(at+".policy", "policy %q offers GSSAPI, which gssapi.channel_binding binds to TLS, and the listener never has TLS", x.Name)
 		case m.plaintext && !l.UsesTLS() && x.Plain != PlainTrusted:
@@ -256,6 +268,10 @@ func (p *problems) policy(at string, x Policy) {
 			p.add(key, "%s is offered twice", name)
 		case m.kerberos && p.c.Kerberos.Keytab == "":
 			p.add(key, "%s needs a keytab; set kerberos.keytab", name)
+		case m.bound && p.c.SCRAM.ChannelBinding == "off":
+			p.add(key, "%s is channel binding, which scram.channel_binding: off forbids; take one of them out", name)
+		case m.scram && !m.bound && p.c.SCRAM.ChannelBinding == "require":
+			p.add(key, "%s lets nobody in, as scram.channel_binding: require wants %s-PLUS; offer that instead", name, name)
 		case ok && !p.c.judges(chain, m.judge):
 			p.add(key, "no step of chain %q can judge %s; add a verifier of %s", chain.Name, name, m.judge.what)
 		}
@@ -266,6 +282,8 @@ func (p *problems) policy(at string, x Policy) {
 		switch {
 		case !slices.Contains(x.Offers, name):
 			p.add(key, "%s is not in the policy's offers%s", name, suggest(name, x.Offers))
+		case m.bound:
+			p.add(key, "%s is bound to TLS, so it is never possible before", name)
 		case m.plaintext && x.Plain != PlainTrusted:
 			p.add(key, "%s shows a password; it is possible before TLS with plain: trusted only", name)
 		}
@@ -324,6 +342,13 @@ func (p *problems) verifier(at string, v Verifier) {
 		if v.Hashes < 0 {
 			p.add(at+".hashes", "%d is out of range; zero means the number of processors", v.Hashes)
 		}
+		if v.DigestsKey != "" && v.Digests == "" {
+			p.add(at+".digests_key", "opens nothing without digests; name the digests file")
+		}
+		p.oneOf(at+".rehash", v.Rehash, file.Schemes()...)
+		if v.Rehash != "" && v.Users == "" {
+			p.add(at+".rehash", "has no hashes without users; name the users file")
+		}
 	case VerifierPrincipal:
 		if len(v.LocalRealms)+len(v.Rules) == 0 && v.Map == "" && v.K5Login == "" {
 			p.add(at, "maps nobody; set local_realms, map, k5login or rules")
@@ -346,7 +371,7 @@ func (p *problems) verifier(at string, v Verifier) {
 
 // verifierKeys are the keys of each type, besides name and type.
 var verifierKeys = map[string][]string{
-	VerifierFile:          {"users", "digests", "hashes"},
+	VerifierFile:          {"users", "digests", "digests_key", "hashes", "rehash"},
 	VerifierPrincipal:     {"local_realms", "map", "k5login", "rules", "rule_realms", "mail_domains", "fold_case"},
 	VerifierKrb5pw:        {"realm", "kdcs", "service", "mail_domains", "domain", "fold_case"},
 	VerifierCheckpassword: {"program", "args", "at_once"},
@@ -414,6 +439,31 @@ func (p *problems) kerberos(k Kerberos) {
 	}
 	if k.Keytab == "" && slices.ContainsFunc(p.c.Listeners, Listener.KPOP) {
 		p.add("kerberos.keytab", "missing; a kpop listener needs the service's keytab")
+	}
+}
+
+// OffersSCRAM reports whether a policy does.
+func (c *Config) OffersSCRAM() bool {
+	return slices.ContainsFunc(c.Policies, func(x Policy) bool {
+		return slices.ContainsFunc(x.Offers, func(name string) bool {
+			m, _ := mechanismNamed(name)
+			return m.scram
+		})
+	})
+}
+
+func (p *problems) scram(s SCRAM) {
+	p.oneOf("scram.channel_binding", s.ChannelBinding, "off", "allow", "require")
+	if s.Iterations != 0 && (s.Iterations < scram.MinIterations || s.Iterations > scram.MaxIterations) {
+		p.add("scram.iterations", "%d is out of range; %d to %d are taken", s.Iterations, scram.MinIterations, scram.MaxIterations)
+	}
+	if s.SaltKey == "" && p.c.OffersSCRAM() {
+		p.add("scram.salt_key", "missing; make a key file with kpopd passwd key FILE, the same for all servers of one name")
+	}
+	for _, v := range p.c.Verifiers {
+		if s.SaltKey != "" && v.DigestsKey == s.SaltKey {
+			p.add("scram.salt_key", "verifier %q seals with the same key, and with another one after kpopd passwd rotate all salts would change; make another file", v.Name)
+		}
 	}
 }
 
