@@ -21,6 +21,7 @@ var packages = map[string]string{
 	"faketime":            "faketime",
 	"fetchmail":           "fetchmail",
 	"gcc":                 "gcc",
+	"gsasl":               "gsasl",
 	"inc":                 "nmh",
 	"kadmin.local":        "krb5-admin-server",
 	"kdb5_util":           "krb5-kdc",

@@ -40,7 +40,9 @@ func parseFirst(b []byte) (m clientFirst, err error) {
 	if err := m.setFlag(flag); err != nil {
 		return clientFirst{}, err
 	}
-	if authzid != "" {
+	// Deviation: RFC 5802 section 7 has no empty name, and GNU SASL sends "a=" for
+	// a user who asked to act for nobody.
+	if authzid != "" && authzid != "a=" {
 		if m.authzid, err = name(authzid, "a="); err != nil {
 			return clientFirst{}, err
 		}
