@@ -139,3 +139,16 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkMake is what a client computes at each login, and kpopd passwd once.
+func BenchmarkMake(b *testing.B) {
+	for _, scheme := range Schemes() {
+		b.Run(scheme, func(b *testing.B) {
+			for b.Loop() {
+				if _, err := Make(scheme, authn.Password("pencil"), DefaultIterations); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

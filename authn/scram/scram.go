@@ -176,6 +176,8 @@ func (e *exchange) Note() string {
 	switch {
 	case e.m.Binding == BindingOff || !e.t.Bindable():
 		return ""
+	case e.m.plus && e.first.flag == 0:
+		return "the client chose channel binding and sent none"
 	case e.first.flag == 'n':
 		return "no channel binding, the client says it can do none"
 	case e.first.flag == 'y':

@@ -667,6 +667,20 @@ func TestRule161Modes(t *testing.T) {
 	}
 }
 
+// A library may choose -PLUS for a program that can bind to nothing.
+func TestRule161GivesUp(t *testing.T) {
+	t.Parallel()
+	var r authntest.Recorder
+	l := start(t, mustNew(t, "SCRAM-SHA-256-PLUS", options(secrets(t).Chain())), connect(t, tls.VersionTLS13).server, &r)
+	if _, _, err := l.Next(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	l.Abort(t.Context(), &authn.Error{Kind: authn.Cancelled, Step: "test"})
+	if note := r.Attempts[0].Note; note != "the client chose channel binding and sent none" {
+		t.Errorf("noted %q", note)
+	}
+}
+
 // Without TLS that ends here, -PLUS is not offered and not to be had, and a
 // client may say so with "y".
 func TestRule161NoTLSHere(t *testing.T) {

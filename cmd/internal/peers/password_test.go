@@ -1,6 +1,9 @@
 package peers
 
-import "testing"
+import (
+	"regexp"
+	"testing"
+)
 
 // passwordClients log in with passwords and secrets.
 var passwordClients = []struct {
@@ -21,6 +24,17 @@ var passwordClients = []struct {
 	{"carol", mpop("CRAM-MD5", "pop3", "auth cram-md5")},
 	{"carol", mpop("APOP after STLS", "pop3", "auth apop", "tls on", "tls_starttls on")},
 	{"carol", mpop("APOP on POP3S", "pop3s", "auth apop", "tls on", "tls_starttls off")},
+	{"dave", saying("AUTH SCRAM-SHA-256", mpop("SCRAM-SHA-256", "scram", "auth scram-sha-256"))},
+	{"dave", saying("AUTH SCRAM-SHA-1", mpop("SCRAM-SHA-1", "scram", "auth scram-sha-1"))},
+	{"dave", mpop("SCRAM-SHA-256 after STLS", "scram", "auth scram-sha-256", "tls on", "tls_starttls on")},
+	{"dave", mpop("SCRAM-SHA-1 on POP3S", "scrams", "auth scram-sha-1", "tls on", "tls_starttls off")},
+	{"dave", saying("AUTH SCRAM-SHA-256", muttSCRAM("scram", "mutt", "no"))},
+	{"dave", muttSCRAM("scram", "mutt", "yes")},
+	{"dave", saying("AUTH SCRAM-SHA-256", muttSCRAM("scram", "neomutt", "no"))},
+	{"dave", muttSCRAM("scram-unbound", "neomutt", "yes")},
+	{"dave", saying("AUTH SCRAM-SHA-256", pop3testSCRAM("SCRAM-SHA-256"))},
+	{"dave", saying("AUTH SCRAM-SHA-1", pop3testSCRAM("SCRAM-SHA-1"))},
+	{"dave", saying("AUTH SCRAM-SHA-256", incSCRAM("SCRAM-SHA-256"))},
 	{"carol", perl("APOP", "pop3")},
 	{"carol", perl("CRAM-MD5", "pop3")},
 	{"alice", perl("PLAIN", "bare")},
@@ -52,5 +66,24 @@ func TestPasswordClients(t *testing.T) {
 				wantTaken(begin("pw-"+c.user), c.client, mail, srv)
 			}
 		})
+	}
+}
+
+// neomutt of 2022 chooses -PLUS wherever it is offered, as GNU SASL has it, and
+// cannot bind: it gives up, and the log says why.
+func TestChoosesBindingInVain(t *testing.T) {
+	t.Parallel()
+	c := muttSCRAM("scram", "neomutt", "yes")
+	c.need(t)
+	srv := start(t, inProcess.realm(t).keytab, "")
+	srv.deliver(t, "dave", carried(c.maxLine))
+	s := srv.session(t, c.door, nil)
+	s.user, s.password = "dave", "pw-dave"
+	if _, mail := c.fetch(s); len(mail) > 0 {
+		t.Fatal("it can bind: offer it -PLUS everywhere")
+	}
+	want := `kind=cancelled .* mechanism=SCRAM-SHA-256-PLUS .* note="the client chose channel binding and sent none"`
+	if !regexp.MustCompile(want).MatchString(srv.said()) {
+		t.Errorf("the log does not tell %s", want)
 	}
 }

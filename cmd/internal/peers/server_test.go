@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kpopd/kpopd/authn/file"
 	"github.com/kpopd/kpopd/cmd/internal/certs"
 )
 
@@ -40,20 +41,27 @@ listeners:
   - {name: pop3s, address: "127.0.0.1:0", tls: implicit, policy: internet}
   - {name: bare, address: "127.0.0.1:0", policy: trusted}
   - {name: kpop, address: "127.0.0.1:0", protocol: kpop, tls: starttls, policy: campus}
+  - {name: scram, address: "127.0.0.1:0", tls: starttls, policy: scram}
+  - {name: scrams, address: "127.0.0.1:0", tls: implicit, policy: scram}
+  - {name: scram-bare, address: "127.0.0.1:0", policy: scram-unbound}
+  - {name: scram-unbound, address: "127.0.0.1:0", tls: starttls, policy: scram-unbound}
 certificates:
   - {name: localhost, cert: cert.pem, key: key.pem}
 policies:
   - {name: internet, offers: [GSSAPI, CRAM-MD5, APOP, PLAIN, LOGIN, USER], chain: all}
   - {name: trusted, offers: [GSSAPI, CRAM-MD5, APOP, PLAIN, LOGIN, USER], plain: trusted, trusted: [127.0.0.0/8], chain: all}
   - {name: campus, offers: [KPOP], chain: all}
+  - {name: scram, offers: [SCRAM-SHA-256-PLUS, SCRAM-SHA-256, SCRAM-SHA-1-PLUS, SCRAM-SHA-1], chain: all}
+  - {name: scram-unbound, offers: [SCRAM-SHA-256, SCRAM-SHA-1], chain: all}
 chains:
   - {name: all, steps: [{use: local}, {use: tickets}]}
 verifiers:
-  - {name: local, type: file, users: users, digests: digests}
+  - {name: local, type: file, users: users, digests: digests, digests_key: digests.key}
   - {name: tickets, type: principal, local_realms: [EXAMPLE.TEST]}
 kerberos: {keytab: keytab, replay_cache: replay}
 gssapi: {layers: [LAYERS]}
 kpop: {app_versions: [KPOPV1.0, justjunk]}
+scram: {salt_key: salt.key}
 pop3: {hostname: localhost}
 maildrops: {root: mail}
 log: {level: debug}
@@ -75,6 +83,7 @@ func start(t *testing.T, keytab, layers string) *server {
 	s.write(t, "kpopd.yaml", strings.Replace(configuration, "LAYERS", cmp.Or(layers, "none"), 1))
 	s.write(t, "users", users)
 	s.write(t, "digests", digests)
+	s.makeKeys(t)
 	s.certify(t)
 	if err := os.Mkdir(filepath.Join(s.dir, "mail"), 0o700); err != nil {
 		t.Fatal(err)
@@ -105,6 +114,19 @@ func start(t *testing.T, keytab, layers string) *server {
 		t.Fatal("kpopd is not ready in time")
 	}
 	return s
+}
+
+// makeKeys has new keys seal what of the digests is readable, and make salts.
+func (s *server) makeKeys(t *testing.T) {
+	t.Helper()
+	for _, name := range []string{"digests.key", "salt.key"} {
+		if err := file.MakeKeyFile(filepath.Join(s.dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := file.Seal(filepath.Join(s.dir, "digests"), filepath.Join(s.dir, "digests.key")); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // keep reads the log until the server ends.
@@ -260,14 +282,17 @@ func (s *server) certify(t *testing.T) {
 }
 
 // The users: alice and bob have passwords, carol has secrets for APOP and
-// CRAM-MD5 and no password (RFC 1939 section 7). The password is "pw-" and the
-// name.
+// CRAM-MD5 and no password (RFC 1939 section 7), dave has keys for SCRAM, of
+// 50,000 iterations. The password is "pw-" and the name.
 const (
 	users = `alice:$6$peers$iTzhmhYKi.JotJSaSdGxCPIjbgbL8At.CXJMQFfJdnSZ2OmY0EBbF4InRaGYPeBbmW1zIzjMkbpKG2inHEZVD/
 bob:$6$peers$szi0BcOPMau1wu3BWs89y9/HHrBuUwB0/eLACk221wQmTFHbvKzpTc93290GQnCg4lS0AvOwoS.vSmrAcXPsT.
 carol:*
+dave:*
 `
 	digests = `carol:APOP:pw-carol
 carol:CRAM-MD5:pw-carol
+dave:SCRAM-SHA-256:SCRAM-SHA-256$50000:YHNwa1uuEkhELmoVoUqp3g==$UdlPSIM+aMx+CM4dZRgfjPJ+jnGve2OTf/6U/qv5bsQ=:AUamxO55sbhNznVlkBxJWlsUt48JNQ3BztUTZ9rz1bI=
+dave:SCRAM-SHA-1:SCRAM-SHA-1$50000:+2LmnLzcOAlW8ceB2baxIQ==$uP6qFM4sv7wtqxduSjDcZwEz6N4=:lyQd9IPq4Y+lsx8VVNPlUxiU438=
 `
 )
