@@ -45,6 +45,7 @@ type fakeExchange struct {
 	login     string
 	note      string
 	layer     bool
+	wiped     *int
 }
 
 func (e *fakeExchange) Next(context.Context, []byte) ([]byte, bool, error) {
@@ -56,6 +57,12 @@ func (e *fakeExchange) Next(context.Context, []byte) ([]byte, bool, error) {
 func (e *fakeExchange) Identity() *authn.Identity           { return e.id }
 func (e *fakeExchange) Claimed() (string, *authn.Principal) { return e.login, nil }
 func (e *fakeExchange) Note() string                        { return e.note }
+func (e *fakeExchange) Wipe() {
+	if e.wiped != nil {
+		*e.wiped++
+	}
+}
+
 func (e *fakeExchange) Layer() func(net.Conn) net.Conn {
 	if !e.layer {
 		return nil
@@ -167,6 +174,30 @@ func TestStartIsTracedWhenRefused(t *testing.T) {
 	}
 }
 
+func TestRule161BindingNeedsTLSHere(t *testing.T) {
+	t.Parallel()
+	m := fakeMech{name: "S-PLUS", traits: authn.NeedsBinding, ex: &fakeExchange{}}
+	p := &authn.Policy{Offers: []authn.Mechanism{m}, BeforeTLS: []string{"S-PLUS"}}
+	for _, tt := range []struct {
+		name string
+		t    authn.Transport
+		why  string
+	}{
+		{"in the clear", authn.Transport{}, "it is bound to TLS, start TLS first"},
+		{"inside TLS that ends elsewhere", authn.Transport{TLS: &tls.ConnectionState{}}, "it is bound to TLS, which does not end here"},
+		{"inside TLS", authn.Transport{TLS: &tls.ConnectionState{}, EndPoint: []byte("x")}, ""},
+		{"after a ticket", authn.Transport{TLS: &tls.ConnectionState{}, EndPoint: []byte("x"), Peer: &authn.Principal{}}, "a KPOP connection takes its ticket only"},
+	} {
+		why := ""
+		if v := p.Explain(&tt.t)[0]; v.Reason != nil {
+			why = v.Reason.Error()
+		}
+		if _, err := p.Start(t.Context(), &tt.t, "S-PLUS"); why != tt.why || (err == nil) != (why == "") {
+			t.Errorf("%s: %q, %v", tt.name, why, err)
+		}
+	}
+}
+
 // attempt is a login whose mechanism answers every response with ex.
 type attempt struct {
 	name      string
@@ -213,7 +244,7 @@ func TestRule133DataWithSuccess(t *testing.T) {
 func (tt attempt) run(t *testing.T) {
 	t.Parallel()
 	var r authntest.Recorder
-	tt.ex.login, tt.ex.note = strings.Repeat("x", 1000), "odd"
+	tt.ex.login, tt.ex.note, tt.ex.wiped = strings.Repeat("x", 1000), "odd", new(int)
 	l, err := policyOf(&r, fakeMech{name: "M", ex: &tt.ex}).Start(t.Context(), &authn.Transport{}, "M")
 	if err != nil {
 		t.Fatal(err)
@@ -239,6 +270,9 @@ func (tt attempt) run(t *testing.T) {
 	}
 	if len(r.Attempts) != 1 {
 		t.Fatalf("traced %d attempts", len(r.Attempts))
+	}
+	if *tt.ex.wiped != 1 {
+		t.Errorf("its secrets were wiped %d times", *tt.ex.wiped)
 	}
 	a := r.Attempts[0]
 	if len(a.Login) != authn.MaxLogin || a.Note != "odd" || a.Policy != "p" || a.Mechanism != "M" {

@@ -239,30 +239,32 @@ func (e *exchange) bindings() error {
 	return nil
 }
 
-// lookup finds the user's keys. Of a refusal nothing shows until the end.
+// lookup finds the user's keys. Of a refusal nothing shows until the end: the
+// keys of nobody go the same way.
 func (e *exchange) lookup(ctx context.Context) error {
 	user, err := authn.PrepareLogin(e.first.user)
 	if err != nil {
 		e.keys, e.refusal = e.m.nobody(e.first.user), e.m.fail(authn.UnknownUser, err)
 		return nil
 	}
-	e.user, e.keys = user, e.m.nobody(user)
+	e.user = user
+	nobody := e.m.nobody(user)
 	secret, id, err := e.m.Chain.Secret(ctx, user, e.m.base)
-	defer secret.Wipe()
 	if err != nil {
 		switch authn.KindOf(err) {
 		case authn.UnknownUser, authn.Rejected, authn.Denied, authn.Expired:
-			e.refusal = err
-			return nil
+			e.refusal, secret = err, nobody.Text()
+		default:
+			return err
 		}
-		return err
 	}
+	defer secret.Wipe()
 	keys, err := Parse(secret)
 	if err == nil && keys.Scheme != e.m.base {
-		err = fmt.Errorf("keys are for %s", keys.Scheme)
+		err = fmt.Errorf("they are for %s", keys.Scheme)
 	}
 	if err != nil {
-		return e.m.fail(authn.Internal, fmt.Errorf("%s vouches for %s with keys that are none: %w", id.Step, user, err))
+		return e.m.fail(authn.Internal, fmt.Errorf("keys of %s: %w", user, err))
 	}
 	e.keys, e.vouched = keys, id
 	return nil

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -483,6 +484,26 @@ func TestRule160FakeSalt(t *testing.T) {
 	two, _ := offerOf(t, sha1, "bob")
 	if one != two {
 		t.Error("a user without keys has another salt each time")
+	}
+}
+
+// The server's part of the nonce is new each time, and printable.
+func TestRule160Nonce(t *testing.T) {
+	t.Parallel()
+	m := mustNew(t, "SCRAM-SHA-256", options(secrets(t).Chain()))
+	form := regexp.MustCompile(`^r=abc([!-+--~]{20,}),s=`)
+	seen := map[string]bool{}
+	for range 1000 {
+		ex, err := m.Start(t.Context(), &authn.Transport{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		challenge, _, err := ex.Next(t.Context(), []byte("n,,n=nobody,r=abc"))
+		f := form.FindSubmatch(challenge)
+		if err != nil || f == nil || seen[string(f[1])] {
+			t.Fatalf("challenge %q, %v", challenge, err)
+		}
+		seen[string(f[1])] = true
 	}
 }
 
