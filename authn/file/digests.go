@@ -2,7 +2,7 @@ package file
 
 import (
 	"bytes"
-	"cmp"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"slices"
@@ -169,7 +169,10 @@ func (d *digest) parse(line []byte) (value []byte, err error) {
 	}
 	if text, ok := bytes.CutPrefix(f[2], []byte(sealed)); ok {
 		id, _, _ := bytes.Cut(text, []byte("$"))
-		d.keyID = cmp.Or(string(id[:min(len(id), 8)]), "none")
+		d.keyID = "?"
+		if len(id) == 8 && len(bytes.Trim(id, "0123456789abcdef")) == 0 {
+			d.keyID = string(id)
+		}
 	}
 	return f[2], nil
 }
@@ -193,6 +196,20 @@ func (d *digest) check() error {
 	k.Wipe()
 	d.keys = k
 	return nil
+}
+
+// IsSecret reports whether password is the secret of a login for APOP or CRAM-MD5
+// in the digests file at path.
+func IsSecret(path, keyPath, login string, password authn.Password) (bool, error) {
+	s, err := loadDigests(path, keyPath)
+	if err != nil {
+		return false, err
+	}
+	same := 0
+	for _, scheme := range SecretSchemes() {
+		same |= subtle.ConstantTimeCompare(s.byKey[secretKey{login, scheme}], password)
+	}
+	return same == 1 && len(password) > 0, nil
 }
 
 // Secret is what may be told of one secret of a digests file.

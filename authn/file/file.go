@@ -52,10 +52,13 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/kpopd/kpopd/authn"
 	"github.com/kpopd/kpopd/authn/scram"
@@ -179,10 +182,14 @@ func (f *files) Close() error {
 
 // Warnings implements [Verifier].
 func (f *files) Warnings() []error {
-	if f.secrets == nil {
-		return nil
+	var all []error
+	if dir := filepath.Dir(f.o.Users); f.o.Rehash != "" && unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK, unix.AT_EACCESS) != nil {
+		all = append(all, fmt.Errorf("%s: hashes stay as they are, because this user may not write to %s: move the file or leave out rehash", f.o.Users, dir))
 	}
-	return f.secrets.odd
+	if f.secrets != nil {
+		all = append(all, f.secrets.odd...)
+	}
+	return all
 }
 
 func (f *files) keyShape(scheme string) (scram.Shape, bool) {

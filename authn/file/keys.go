@@ -45,7 +45,6 @@ type Keys struct {
 
 type sealingKey struct {
 	id   string // in what it sealed; tells nothing of the key
-	line []byte // of the file
 	aead cipher.AEAD
 	salt authn.Password
 }
@@ -112,7 +111,7 @@ func parseKey(line []byte) (sealingKey, error) {
 		}
 		return k
 	}
-	k := sealingKey{id: hex.EncodeToString(derive(labelID, 4)), line: bytes.Clone(line), salt: derive(labelSalt, keySize)}
+	k := sealingKey{id: hex.EncodeToString(derive(labelID, 4)), salt: derive(labelSalt, keySize)}
 	key := derive(labelSeal, keySize)
 	defer key.Wipe()
 	block, err := aes.NewCipher(key)
@@ -154,7 +153,7 @@ func (k *Keys) open(login, scheme string, value []byte) (authn.Password, error) 
 		return nil, errSealed
 	}
 	if k == nil {
-		return nil, errors.New("the secret is sealed: name the key file (digests_key)")
+		return nil, errors.New("the secret is sealed: name the key file (digests_key, --key)")
 	}
 	i := slices.IndexFunc(k.all, func(s sealingKey) bool { return s.id == string(id) })
 	if i < 0 {

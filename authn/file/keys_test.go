@@ -140,14 +140,14 @@ func TestSealedSecrets(t *testing.T) {
 		}
 	}
 	all, err := Secrets(path)
-	id := strings.TrimPrefix(text[strings.IndexByte(text, '}')+1:][:8], "")
+	id := text[strings.IndexByte(text, '}')+1:][:8]
 	if diff := cmp.Diff([]Secret{{"alice", "APOP", id, 0}, {"alice", "CRAM-MD5", id, 0}, {"bob", "SCRAM-SHA-256", id, 0}}, all); diff != "" || err != nil {
 		t.Error(diff, err)
 	}
 
 	// nothing opens with another key, as another user's, or changed
 	for _, tt := range []struct{ name, old, new, key, want string }{
-		{"no key", "", "", "", "digests:1: APOP for alice: the secret is sealed: name the key file (digests_key)"},
+		{"no key", "", "", "", "digests:1: APOP for alice: the secret is sealed: name the key file (digests_key, --key)"},
 		{"another key", "", "", keyFile(t), "digests:1: APOP for alice: the secret is sealed with key \"" + id + "\", which is not in "},
 		{"moved to another user", "bob:", "carol:", key, "digests:3: SCRAM-SHA-256 for carol: the secret does not open"},
 		{"moved to another scheme", "alice:CRAM-MD5:", "carol:APOP:", key, "digests:2: APOP for carol: the secret does not open"},
@@ -280,6 +280,33 @@ func TestKeyShape(t *testing.T) {
 	}
 }
 
+// What a login could be let in with twice.
+func TestIsSecret(t *testing.T) {
+	t.Parallel()
+	key := keyFile(t)
+	path := write(t, "digests", "alice:CRAM-MD5:b\nalice:SCRAM-SHA-256:"+scramP+"\nbob:APOP:c\n", 0o600)
+	must(t, SetSecret(path, key, "alice", "APOP", authn.Password("a")))
+	for _, tt := range []struct {
+		login, password string
+		want            bool
+	}{
+		{"alice", "a", true},
+		{"alice", "b", true},
+		{"alice", "pencil", false}, // keys for SCRAM may be of it
+		{"alice", scramP, false},
+		{"alice", "c", false},
+		{"bob", "c", true},
+		{"carol", "a", false},
+	} {
+		if got, err := IsSecret(path, key, tt.login, authn.Password(tt.password)); got != tt.want || err != nil {
+			t.Errorf("%+v: %v, %v", tt, got, err)
+		}
+	}
+	if _, err := IsSecret(path, "", "alice", authn.Password("a")); err == nil {
+		t.Error("no error without the key")
+	}
+}
+
 func TestWarnings(t *testing.T) {
 	t.Parallel()
 	if w := open(t, "a:*\n", "").Warnings(); len(w) != 0 {
@@ -331,13 +358,16 @@ func FuzzKeys(f *testing.F) {
 		if err != nil {
 			return
 		}
-		// each key stands in the file, and none twice
-		ids := map[string]bool{}
+		// a key for each line that is no comment, and none twice
+		n, ids := 0, map[string]bool{}
+		for range lines(b) {
+			n++
+		}
 		for _, x := range k.all {
-			if !bytes.Contains(b, x.line) || ids[x.id] {
-				t.Errorf("key %s of %q", x.id, b)
-			}
 			ids[x.id] = true
+		}
+		if n != len(k.all) || n != len(ids) {
+			t.Errorf("%d keys of %d lines of %q", len(ids), n, b)
 		}
 	})
 }

@@ -2,6 +2,7 @@ package file
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -178,6 +179,21 @@ func TestRehashFails(t *testing.T) {
 	}
 	if err := <-told; err == nil {
 		t.Error("told of a success")
+	}
+}
+
+// Where the file cannot be replaced, a check says so. root may write everywhere
+// but where there is nothing.
+func TestRehashWarns(t *testing.T) {
+	t.Parallel()
+	path := write(t, "users", "alice:"+hashSHA5+"\n", 0o644)
+	v, err := Open("f", Options{Users: path, Rehash: "sha512"})
+	if err != nil || len(v.Warnings()) != 0 {
+		t.Errorf("warned of %v, %v", v.Warnings(), err)
+	}
+	f := &files{o: Options{Users: filepath.Join(t.TempDir(), "none", "users"), Rehash: "sha512"}}
+	if w := f.Warnings(); len(w) != 1 || !strings.Contains(w[0].Error(), "this user may not write to ") {
+		t.Errorf("warned of %v", w)
 	}
 }
 

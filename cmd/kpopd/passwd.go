@@ -39,18 +39,22 @@ SIGHUP.`,
 }
 
 func newPasswdSet() *cobra.Command {
-	var users, scheme string
+	var users, digests, key, scheme string
 	c := &cobra.Command{
-		Use:   "set LOGIN --users FILE",
+		Use:   "set LOGIN --users FILE [--digests FILE]",
 		Short: "Set a password",
 		Long: `Give a login a password: its hash is written to the users file. A login that is
-not there is added. Keys for SCRAM are made by kpopd passwd scram, and stay as they
-are until it is run again.
+not there is added.
+
+With --digests, keys for SCRAM that the login has there are made anew of the new
+password; without, the old password goes on to open them. A password that is the
+login's secret for APOP or CRAM-MD5 is refused.
 
 Hashes:
 ` + hashTable(),
-		Example: "  kpopd passwd set alice --users /etc/kpopd/users",
-		Args:    checked(cobra.ExactArgs(1)),
+		Example: "  kpopd passwd set alice --users /etc/kpopd/users\n" +
+			"  kpopd passwd set alice --users users --digests digests --key digests.key",
+		Args: checked(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := required(c, "users"); err != nil {
 				return err
@@ -64,10 +68,17 @@ Hashes:
 			if err != nil {
 				return err
 			}
+			if digests != "" {
+				if err := renewKeys(digests, key, args[0], password); err != nil {
+					return err
+				}
+			}
 			return file.SetHash(users, args[0], hash)
 		},
 	}
 	c.Flags().StringVar(&users, "users", "", "users `FILE`")
+	c.Flags().StringVar(&digests, "digests", "", "digests `FILE` whose keys for SCRAM are made anew")
+	c.Flags().StringVar(&key, "key", "", "key `FILE` of a digests file with sealed lines")
 	c.Flags().StringVar(&scheme, "scheme", file.Schemes()[0], "hash: "+strings.Join(file.Schemes(), ", "))
 	return c
 }

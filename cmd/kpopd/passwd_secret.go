@@ -1,12 +1,15 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/kpopd/kpopd/authn"
 	"github.com/kpopd/kpopd/authn/file"
 	"github.com/kpopd/kpopd/authn/scram"
 )
@@ -36,15 +39,7 @@ each login; Cyrus SASL refuses more than 65536. With --key the keys are sealed a
 			}
 			defer password.Wipe()
 			for _, scheme := range schemes {
-				keys, err := scram.Make(scheme, password, iterations)
-				if err != nil {
-					return err
-				}
-				text := keys.Text()
-				err = file.SetSecret(digests, key, args[0], scheme, text)
-				text.Wipe()
-				keys.Wipe()
-				if err != nil {
+				if err := makeKeys(digests, key, args[0], scheme, password, iterations); err != nil {
 					return err
 				}
 			}
@@ -56,6 +51,46 @@ each login; Cyrus SASL refuses more than 65536. With --key the keys are sealed a
 	c.Flags().StringSliceVar(&schemes, "scheme", scram.Schemes(), "mechanisms that the keys are for")
 	c.Flags().IntVar(&iterations, "iterations", iterations, "iterations of PBKDF2, 4096 or more")
 	return c
+}
+
+func makeKeys(digests, key, login, scheme string, password authn.Password, iterations int) error {
+	keys, err := scram.Make(scheme, password, iterations)
+	if err != nil {
+		return err
+	}
+	defer keys.Wipe()
+	text := keys.Text()
+	defer text.Wipe()
+	return file.SetSecret(digests, key, login, scheme, text)
+}
+
+// renewKeys makes the keys that a login has of another password: readable ones
+// with as many iterations as they had, sealed ones sealed, with the default.
+func renewKeys(digests, key, login string, password authn.Password) error {
+	same, err := file.IsSecret(digests, key, login, password)
+	if err != nil {
+		return err
+	}
+	if same {
+		return errors.New("this is a secret of " + login + " for APOP or CRAM-MD5: choose another password")
+	}
+	all, err := file.Secrets(digests)
+	if err != nil {
+		return err
+	}
+	for _, s := range all {
+		if s.Login != login || !slices.Contains(scram.Schemes(), s.Scheme) {
+			continue
+		}
+		sealing := ""
+		if s.KeyID != "" {
+			sealing = key
+		}
+		if err := makeKeys(digests, sealing, login, s.Scheme, password, cmp.Or(s.Iterations, scram.DefaultIterations)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func newPasswdSecret() *cobra.Command {
