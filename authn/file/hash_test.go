@@ -61,6 +61,24 @@ func TestMakeHash(t *testing.T) {
 }
 
 // A hash that loads can be computed: nothing is left to fail at a login.
+// checkStrength: the kind of every hash is known, and what is weaker than one
+// scheme is weaker than every better one.
+func checkStrength(t *testing.T, class string) {
+	t.Helper()
+	kind, _ := splitClass(class)
+	if _, ok := strength[kind]; !ok {
+		t.Errorf("nobody knows how strong %s is", class)
+	}
+	before := true
+	for _, scheme := range Schemes() { // the best first
+		if w := weaker(class, scheme); w && !before {
+			t.Errorf("%s is weaker than %s and not than something better", class, scheme)
+		} else {
+			before = w
+		}
+	}
+}
+
 func FuzzHash(f *testing.F) {
 	for _, s := range []string{
 		hashP, hashSHA5, hashSHA6, hashYes, "{BLF-CRYPT}" + hashP, "$5$$l34PgPUzd3uV9PX3NO7KejKwL6ggMZl5Q46yWGMDoBD",
@@ -74,6 +92,9 @@ func FuzzHash(f *testing.F) {
 	cheap := regexp.MustCompile(`^(\{[A-Z0-9-]+\})?\$(5|6)\$(rounds=[01]?[0-9]{1,3}\$|[^r])|\$2.\$0[0-5]|ln=[0-8],|m=[0-9]{1,4},t=.,|pbkdf2[^$]*\$[0-9]{1,4}\$|\$y\$j[./0-5][./0-9]|SSHA`)
 	f.Fuzz(func(t *testing.T, s string) {
 		h, class, err := parseHash(s)
+		if err == nil {
+			checkStrength(t, class)
+		}
 		if err != nil || !cheap.MatchString(s) {
 			return
 		}

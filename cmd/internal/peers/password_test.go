@@ -24,6 +24,10 @@ var passwordClients = []struct {
 	{"carol", mpop("CRAM-MD5", "pop3", "auth cram-md5")},
 	{"carol", mpop("APOP after STLS", "pop3", "auth apop", "tls on", "tls_starttls on")},
 	{"carol", mpop("APOP on POP3S", "pop3s", "auth apop", "tls on", "tls_starttls off")},
+	// in a list that is longer than fetchmail's pieces of a line
+	{"carol", fetchmail("CRAM-MD5 among many", "many", "protocol pop3 auth cram-md5", "sslproto ''")},
+	{"alice", fetchmail("password among many after STLS", "many", "protocol pop3 auth password", "sslproto 'TLS1.2+'")},
+	{"carol", curl("what it likes among many", "many", "pop3", "-u", "USER:PASSWORD")},
 	{"dave", saying("AUTH SCRAM-SHA-256", mpop("SCRAM-SHA-256", "scram", "auth scram-sha-256"))},
 	{"dave", saying("AUTH SCRAM-SHA-1", mpop("SCRAM-SHA-1", "scram", "auth scram-sha-1"))},
 	{"dave", mpop("SCRAM-SHA-256 after STLS", "scram", "auth scram-sha-256", "tls on", "tls_starttls on")},

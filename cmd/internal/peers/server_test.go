@@ -41,6 +41,7 @@ listeners:
   - {name: pop3s, address: "127.0.0.1:0", tls: implicit, policy: internet}
   - {name: bare, address: "127.0.0.1:0", policy: trusted}
   - {name: kpop, address: "127.0.0.1:0", protocol: kpop, tls: starttls, policy: campus}
+  - {name: many, address: "127.0.0.1:0", tls: starttls, policy: many}
   - {name: scram, address: "127.0.0.1:0", tls: starttls, policy: scram}
   - {name: scrams, address: "127.0.0.1:0", tls: implicit, policy: scram}
   - {name: scram-bare, address: "127.0.0.1:0", policy: scram-unbound}
@@ -51,6 +52,7 @@ policies:
   - {name: internet, offers: [GSSAPI, CRAM-MD5, APOP, PLAIN, LOGIN, USER], chain: all}
   - {name: trusted, offers: [GSSAPI, CRAM-MD5, APOP, PLAIN, LOGIN, USER], plain: trusted, trusted: [127.0.0.0/8], chain: all}
   - {name: campus, offers: [KPOP], chain: all}
+  - {name: many, offers: [GSSAPI, SCRAM-SHA-256-PLUS, SCRAM-SHA-256, SCRAM-SHA-1-PLUS, SCRAM-SHA-1, CRAM-MD5, APOP, PLAIN, LOGIN, USER], chain: all}
   - {name: scram, offers: [SCRAM-SHA-256-PLUS, SCRAM-SHA-256, SCRAM-SHA-1-PLUS, SCRAM-SHA-1], chain: all}
   - {name: scram-unbound, offers: [SCRAM-SHA-256, SCRAM-SHA-1], chain: all}
 chains:
