@@ -65,8 +65,8 @@ const (
 type Options struct {
 	Chain   authn.Chain
 	Binding Binding
-	// Offers are the names that the policy has, from which the form without
-	// -PLUS knows whether the other one was there to be chosen.
+	// Offers are the names that the policy has, from which a form without -PLUS
+	// knows whether one with it was there to be chosen.
 	Offers []string
 	// SaltKey makes the salts of names that nobody has, at least 16 octets.
 	// Servers with one name in common need the same.
@@ -130,9 +130,11 @@ func (m *mechanism) fail(kind authn.Kind, err error) error {
 	return &authn.Error{Kind: kind, Step: m.name, Err: err}
 }
 
-// plusOffered reports whether a client on t could have chosen the -PLUS form.
+// plusOffered reports whether a client on t could have chosen a -PLUS form. With
+// another hash counts too: whoever strips a list may strip the better hash first.
 func (m *mechanism) plusOffered(t *authn.Transport) bool {
-	return m.Binding != BindingOff && t.Bindable() && slices.Contains(m.Offers, m.base+plusSuffix)
+	return m.Binding != BindingOff && t.Bindable() &&
+		slices.ContainsFunc(m.Offers, func(name string) bool { return strings.HasSuffix(name, plusSuffix) })
 }
 
 // exchange is one login. next takes the client's next message.
