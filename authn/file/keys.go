@@ -56,7 +56,7 @@ func OpenKeys(path string) (*Keys, error) {
 	if name, ok := strings.CutPrefix(path, credentialPrefix); ok {
 		dir := os.Getenv("CREDENTIALS_DIRECTORY")
 		if dir == "" || name == "" || strings.Contains(name, "/") {
-			return nil, fmt.Errorf("%s: no such systemd credential: LoadCredential=NAME:FILE makes one", path)
+			return nil, fmt.Errorf("%s: no such systemd credential: LoadCredential=NAME:FILE makes one; by hand, set CREDENTIALS_DIRECTORY to the directory of the file", path)
 		}
 		// systemd makes the directory the service's own; the mask of an access
 		// list shows as the group's bits

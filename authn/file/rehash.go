@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -113,8 +114,14 @@ func (f *files) renew(t *users, login string, u user, p authn.Password) {
 var errChanged = errors.New("the users file has another password for him by now")
 
 // rehash puts a hash of the password in the place of the one in the users file,
-// if that is one of the same password.
-func (f *files) rehash(login string, password authn.Password) (user, error) {
+// if that is one of the same password. A panic is an error: nobody above would
+// recover it.
+func (f *files) rehash(login string, password authn.Password) (_ user, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
+		}
+	}()
 	field, err := hashField(f.o.Users, login)
 	if err != nil {
 		return user{}, err

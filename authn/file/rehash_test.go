@@ -182,6 +182,15 @@ func TestRehashFails(t *testing.T) {
 	}
 }
 
+// Nothing that goes wrong in the background ends the server.
+func TestRehashPanics(t *testing.T) {
+	t.Parallel()
+	var f *files
+	if _, err := f.rehash("alice", authn.Password("s3cret")); err == nil || !strings.Contains(err.Error(), "panic: ") || strings.Contains(err.Error(), "s3cret") {
+		t.Errorf("got %v", err)
+	}
+}
+
 // Where the file cannot be replaced, a check says so. root may write everywhere
 // but where there is nothing.
 func TestRehashWarns(t *testing.T) {
