@@ -86,6 +86,8 @@ type Verifier interface {
 	authn.Verifier
 	// Warnings are what is not wrong with the files and should be mended.
 	Warnings() []error
+	// Has reports whether anybody has a secret for a scheme.
+	Has(scheme string) bool
 	// Close waits until the users file is not being written, and writes it no
 	// more. Everything else goes on.
 	Close() error
@@ -190,6 +192,19 @@ func (f *files) Warnings() []error {
 		all = append(all, f.secrets.odd...)
 	}
 	return all
+}
+
+// Has implements [Verifier].
+func (f *files) Has(scheme string) bool {
+	if f.secrets == nil {
+		return false
+	}
+	for k := range f.secrets.byKey {
+		if k.scheme == scheme {
+			return true
+		}
+	}
+	return false
 }
 
 func (f *files) keyShape(scheme string) (scram.Shape, bool) {

@@ -243,6 +243,17 @@ func TestDigestsFile(t *testing.T) {
 	}
 }
 
+func TestHas(t *testing.T) {
+	t.Parallel()
+	if open(t, "alice:*\n", "").Has("APOP") {
+		t.Error("nobody has a secret")
+	}
+	v := open(t, "alice:*\n", "alice:APOP:s\n")
+	if !v.Has("APOP") || v.Has("CRAM-MD5") {
+		t.Error("alice has a secret for APOP and nothing else")
+	}
+}
+
 func TestDigestsFileErrors(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ name, content, want string }{

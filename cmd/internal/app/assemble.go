@@ -502,7 +502,31 @@ func (a *assembly) warnings() []*config.Problem {
 			all = append(all, a.cfg.Problem(f.key, w))
 		}
 	}
+	for i, x := range a.cfg.Policies {
+		for j, name := range x.Offers {
+			if a.opensNothing(a.chains[x.Chain], name) {
+				all = append(all, a.cfg.Problem(fmt.Sprintf("policies[%d].offers[%d]", i, j),
+					fmt.Errorf("nobody has a secret for %s, so that it lets nobody in: make one with kpopd passwd, or do not offer it", name)))
+			}
+		}
+	}
 	return all
+}
+
+// opensNothing reports whether a mechanism that needs stored secrets has none in
+// all the files of a chain, and the chain has nothing else to ask.
+func (a *assembly) opensNothing(c authn.Chain, name string) bool {
+	scheme := strings.TrimSuffix(name, "-PLUS")
+	if !slices.Contains(file.SecretSchemes(), scheme) && !slices.Contains(scram.Schemes(), scheme) {
+		return false
+	}
+	return !slices.ContainsFunc(c, func(s authn.Step) bool {
+		if _, ok := s.Verifier.(authn.SecretSource); !ok {
+			return false
+		}
+		f, ok := s.Verifier.(file.Verifier)
+		return !ok || f.Has(scheme)
+	})
 }
 
 // warn tells what the owner of the configuration should know about.

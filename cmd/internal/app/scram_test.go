@@ -299,3 +299,25 @@ func TestCheckWarnsOfFiles(t *testing.T) {
 		t.Errorf("got %v, %v", r, err)
 	}
 }
+
+// What is offered and opens nothing is warned of where it is offered.
+func TestCheckWarnsOfOffers(t *testing.T) {
+	t.Parallel()
+	path, _ := boundFolder(t)
+	text := strings.Replace(bound, "SCRAM-SHA-256, CRAM-MD5, PLAIN", "SCRAM-SHA-256, SCRAM-SHA-1-PLUS, CRAM-MD5, APOP, PLAIN", 1)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Check(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, w := range r.Warnings {
+		got = append(got, w.Error())
+	}
+	if len(got) != 2 || !strings.Contains(got[0], "k.yaml:6: policies[0].offers[2]: nobody has a secret for SCRAM-SHA-1-PLUS") ||
+		!strings.Contains(got[1], "k.yaml:6: policies[0].offers[4]: nobody has a secret for APOP") {
+		t.Errorf("warned of %q", got)
+	}
+}
