@@ -258,6 +258,12 @@ func TestDigestsFileErrors(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ name, content, want string }{
 		{"two fields", "alice:s3cret", "d:1: a line is"},
+		{"unknown scheme", "alice:SCRAM:s3cret", "d:1: the scheme"},
+		{"mechanism for a scheme", "alice:SCRAM-SHA-256-PLUS:" + scramP, "d:1: the scheme"},
+		{"password for keys", "alice:SCRAM-SHA-256:s3cret", "d:1: SCRAM-SHA-256: keys are written"},
+		{"keys of another scheme", "alice:SCRAM-SHA-1:" + scramP, "d:1: keys for SCRAM-SHA-256 in a line of SCRAM-SHA-1"},
+		{"sealed without a key", "alice:APOP:{AES-256-GCM}00000000$AAAA", "d:1: APOP for alice: the secret is sealed: name the key file"},
+		{"sealed and cut", "alice:APOP:{AES-256-GCM}s3cret", "d:1: APOP for alice: the secret does not open"},
 		{"lower case scheme", "alice:apop:s3cret", "d:1: the scheme"},
 		{"empty secret", "\nalice:APOP:", "d:2: the secret"},
 		{"NUL", "alice:APOP:s3cret\x00", "d:1: the secret"},

@@ -267,7 +267,7 @@ func TestKeyShape(t *testing.T) {
 		must(t, err)
 		return login + ":SCRAM-SHA-1:" + string(k.Text()) + "\n"
 	}
-	v := open(t, "a:*\n", line("a", 4096)+line("b", 5000)+line("c", 5000))
+	v := open(t, "a:*\n", line("a", 4096)+line("b", 5000)+line("c", 5000)+line("d", 6000))
 	s, ok := v.(scram.Surveyor).KeyShape("SCRAM-SHA-1")
 	if !ok || s != (scram.Shape{Iterations: 5000, Salt: 16}) {
 		t.Errorf("got %+v, %v", s, ok)
@@ -275,7 +275,7 @@ func TestKeyShape(t *testing.T) {
 	if s, ok := v.(scram.Surveyor).KeyShape("SCRAM-SHA-256"); ok {
 		t.Errorf("nobody has keys, got %+v", s)
 	}
-	if w := v.Warnings(); len(w) != 1 || !strings.Contains(w[0].Error(), "keys for SCRAM-SHA-1 that have other than 5000 iterations and 16 octets of salt, which unknown users are shown: 1;") {
+	if w := v.Warnings(); len(w) != 1 || !strings.Contains(w[0].Error(), "keys for SCRAM-SHA-1 that have other than 5000 iterations and 16 octets of salt, which unknown users are shown: 2;") {
 		t.Errorf("warned of %v", w)
 	}
 }

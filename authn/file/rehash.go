@@ -144,14 +144,21 @@ func (f *files) rehash(login string, password authn.Password) (_ user, err error
 	if err != nil {
 		return user{}, fmt.Errorf("hash of our own: %w", err)
 	}
-	found := false
-	_, err = edit(f.o.Users, func(line []byte) ([]byte, bool) {
+	if err := swapHash(f.o.Users, login, field, hash); err != nil {
+		return user{}, err
+	}
+	return user{hash: next, class: class}, nil
+}
+
+// swapHash puts a hash in the place of another, and leaves everything alone when
+// that is not there any more.
+func swapHash(path, login, old, hash string) error {
+	found, err := edit(path, func(line []byte) ([]byte, bool) {
 		name, rest, _ := bytes.Cut(line, []byte(":"))
-		old, extra, more := bytes.Cut(rest, []byte(":"))
-		if string(name) != login || string(old) != field {
+		field, extra, more := bytes.Cut(rest, []byte(":"))
+		if string(name) != login || string(field) != old {
 			return nil, false
 		}
-		found = true
 		to := []byte(login + ":" + hash)
 		if more {
 			to = append(append(to, ':'), extra...)
@@ -161,7 +168,7 @@ func (f *files) rehash(login string, password authn.Password) (_ user, err error
 	if err == nil && !found {
 		err = errChanged
 	}
-	return user{hash: next, class: class}, err
+	return err
 }
 
 // hashField is the second field of a login's line.

@@ -1,6 +1,7 @@
 package file
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -149,6 +150,21 @@ func TestRehashUndoesNothing(t *testing.T) {
 				t.Errorf("%v, the file is\n%s", err, content(t, path))
 			}
 		})
+	}
+}
+
+// Nor is one that was changed at the last moment.
+func TestSwapHash(t *testing.T) {
+	t.Parallel()
+	path := write(t, "users", "alice:"+hashSHA6+":x\nbob:"+hashSHA5+"\n", 0o644)
+	before := content(t, path)
+	for _, login := range []string{"alice", "carol"} {
+		if err := swapHash(path, login, hashSHA5, hashP); !errors.Is(err, errChanged) || content(t, path) != before {
+			t.Errorf("%s: %v", login, err)
+		}
+	}
+	if err := swapHash(path, "alice", hashSHA6, hashP); err != nil || content(t, path) != "alice:"+hashP+":x\nbob:"+hashSHA5+"\n" {
+		t.Errorf("%v, the file is\n%s", err, content(t, path))
 	}
 }
 

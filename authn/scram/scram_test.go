@@ -288,9 +288,15 @@ func TestRule160FirstMessage(t *testing.T) {
 	}
 }
 
-// Names are read once and in one way.
-func TestRule160Escapes(t *testing.T) {
+// Names are read once and in one way, and the log tells an extension from a
+// message that is none.
+func TestRule160Reading(t *testing.T) {
 	t.Parallel()
+	for _, s := range []string{"n,,m=x,n=alice,r=abc", "n,,n=alice,r=abc,m=x"} {
+		if _, err := parseFirst([]byte(s)); !errors.Is(err, errExtension) {
+			t.Errorf("%q: %v", s, err)
+		}
+	}
 	m, err := parseFirst([]byte("n,a=x=2Cy,n=a=3D2C=2C,r=abc"))
 	if err != nil || m.authzid != "x,y" || m.user != "a=2C," {
 		t.Errorf("got %+v, %v", m, err)
