@@ -65,7 +65,8 @@ func passwordRealm(t *testing.T, more string) (kdc *krb5test.KDC, path string) {
 	kdc.Lock("locked")
 	kdc.ExpirePassword("stale")
 	kdc.AddService(service)
-	if err := kdc.Listen("127.0.0.1:0"); err != nil {
+	// at an address of its own, where nobody else gets its port when it is closed
+	if err := kdc.Listen("127.0.88.1:0"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { kdc.Close() })
