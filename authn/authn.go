@@ -13,6 +13,30 @@
 // The function that CAPA asks is the function that a login passes: [Policy.Explain]
 // prints its verdicts, [Policy.Start] obeys them.
 //
+// The rules of a policy are asked twice. Before the login some facts are open:
+// the user, his groups, realm and enctype of the ticket, the channel binding. A
+// rule that looks at them may match or not, so it neither offers nor hides a
+// mechanism by itself; it is noted that it might decide, and the next rule is
+// asked. A mechanism is hidden when every way leads to a denial, and offered
+// when one is left that does not:
+//
+//	rules before the first that matches   first that matches   the mechanism is
+//	none may match                        denies               hidden
+//	none may match                        allows, or is none   offered
+//	some may match, all deny              denies               hidden
+//	some may match, one allows            denies               offered
+//	some may match                        allows, or is none   offered
+//
+// After the proof nothing is open, and the first rule that matches decides. What
+// a mechanism can never bring is known to be absent before: a password has no
+// ticket. Rules look at who proved himself; whom he acts for is decided by
+// Policy.Act alone. No rule opens what the protocol or Policy.Plain closes.
+//
+// A mechanism whose client asks to act for another says so in Identity.For, and
+// decides nothing: [Login] asks Policy.Act, looks up the other one, and makes
+// the identity his. What the verifier knows of the one who acts (where his mail
+// is) does not go along.
+//
 // A login name is prepared by [PrepareLogin] in the mechanism that took it from
 // the client, an authzid in the mapper that reads it; and [Login] lets no
 // identity out whose user is not in that form. No lock, path or query meets
@@ -106,8 +130,12 @@ type Identity struct {
 	Authn     string            // who proved itself, when that is not User: "alice@CORP.EXAMPLE"
 	Mechanism string            // "PLAIN", "GSSAPI", "USER", "APOP", "KPOP"
 	Step      string            // chain step that vouched
+	Groups    []string          // that the user is in, as the verifier calls them
+	For       string            // another user whom the client asks to act for, in canonical form; "" once a [Login] has decided
 	Attrs     map[string]string // what the verifier knows of the user; keys in [AttrMaildrop] and its neighbours
 	Expires   time.Time         // when the proof runs out; zero for passwords
+
+	refusal error // of For by a verifier
 }
 
 // AttrMaildrop is the key in Identity.Attrs of a maildrop's location relative
@@ -143,6 +171,11 @@ type Noter interface {
 // once, however the attempt ends.
 type Wiper interface {
 	Wipe()
+}
+
+// Binder is an Exchange that can bind the client's proof to its TLS connection.
+type Binder interface {
+	Bound() bool // meaningful once Next was done
 }
 
 // Layered is an Exchange that can negotiate a security layer.

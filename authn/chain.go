@@ -39,8 +39,17 @@ func (c Chain) VerifyPassword(ctx context.Context, r *PasswordRequest) (*Identit
 	})
 }
 
-// MapPrincipal asks every step that can map principals.
+// MapPrincipal asks every step that can map principals. An identity with
+// Identity.For is of a principal who may not have authzid by himself.
 func (c Chain) MapPrincipal(ctx context.Context, p *Principal, authzid string) (*Identity, error) {
+	id, err := c.mapPrincipal(ctx, p, authzid)
+	if err != nil && authzid != "" && KindOf(err) == Denied {
+		return c.asAnother(ctx, p, authzid, err)
+	}
+	return id, err
+}
+
+func (c Chain) mapPrincipal(ctx context.Context, p *Principal, authzid string) (*Identity, error) {
 	return walk(ctx, c, func(ctx context.Context, v PrincipalMapper) (*Identity, error) {
 		return v.MapPrincipal(ctx, p, authzid)
 	})

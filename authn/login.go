@@ -14,24 +14,65 @@ import (
 type Login struct {
 	policy *Policy
 	t      *Transport
-	mech   string
+	mech   string // "" when the policy has none that the client asked for
 	start  time.Time
 	ex     Exchange
 	id     *Identity // set when the attempt succeeded
 	proven bool      // the exchange succeeded; its last challenge waits for the empty response
 	ended  bool
+
+	facts  Facts  // of one moment: an attempt does not meet two policies when the hour strikes
+	ruling ruling // of the policy's rules on facts
+	reason error  // why the policy refuses, as far as it has been asked; nil when it does not
+	act    *Rule  // that decided whether the client may act for another
 }
 
-func newLogin(p *Policy, t *Transport, mech string) *Login {
-	return &Login{policy: p, t: t, mech: mech, start: time.Now()}
+// newLogin also returns the mechanism, nil when the policy has none of that
+// name.
+func newLogin(p *Policy, t *Transport, mech string) (*Login, Mechanism) {
+	now := time.Now()
+	l := &Login{policy: p, t: t, start: now, facts: Before(t, now)}
+	l.facts.Mechanism = mech
+	m := p.mechanism(mech)
+	if m != nil {
+		l.mech, l.facts = mech, l.facts.with(m)
+	}
+	return l, m
+}
+
+var errNotInPolicy = errors.New("not in the policy")
+
+// permit asks the policy before the mechanism is.
+func (l *Login) permit(m Mechanism) error {
+	if m == nil {
+		l.reason = errNotInPolicy
+		return &Error{Kind: Denied, Step: l.policy.Name, Err: fmt.Errorf("%q is %w", l.facts.Mechanism, errNotInPolicy)}
+	}
+	l.ruling, l.reason = l.policy.permits(m, &l.facts)
+	switch {
+	case l.reason == nil:
+		return nil
+	case l.reason == errRule && l.ruling.rule.Text != "":
+		return l.refused()
+	}
+	return &Error{
+		Kind: Denied, Step: l.policy.Name, Err: fmt.Errorf("%s: %w", l.mech, l.reason),
+		Text: fmt.Sprintf("%s cannot be used here: %v", l.mech, l.reason),
+	}
+}
+
+// refused is the refusal by the rule that decided. It has no text but the
+// site's: who guessed a password is not to learn that it was right.
+func (l *Login) refused() error {
+	return &Error{
+		Kind: Denied, Step: l.policy.Name, Text: l.ruling.rule.Text,
+		Err: fmt.Errorf("%s: rule %s: %w", l.mech, l.ruling.rule.Source, errRule),
+	}
 }
 
 func (l *Login) begin(ctx context.Context, m Mechanism) (err error) {
-	if why := l.policy.allows(m, l.t); why != nil {
-		return &Error{
-			Kind: Denied, Step: l.policy.Name, Err: fmt.Errorf("%s: %w", l.mech, why),
-			Text: fmt.Sprintf("%s cannot be used here: %v", l.mech, why),
-		}
+	if err := l.permit(m); err != nil {
+		return err
 	}
 	defer l.recovered(&err)
 	ex, err := m.Start(withTrace(ctx, l.policy.Trace), l.t)
@@ -69,7 +110,7 @@ func (l *Login) next(ctx context.Context, response []byte) (challenge []byte, do
 		if len(response) > 0 {
 			return nil, false, &Error{Kind: Malformed, Step: l.mech, Err: errors.New("data after the last challenge")}
 		}
-		return nil, true, l.succeed()
+		return nil, true, l.succeed(ctx)
 	}
 	challenge, done, err = l.ex.Next(withTrace(ctx, l.policy.Trace), response)
 	switch {
@@ -79,12 +120,13 @@ func (l *Login) next(ctx context.Context, response []byte) (challenge []byte, do
 		l.proven = true
 		return challenge, false, nil
 	case done:
-		return nil, true, l.succeed()
+		return nil, true, l.succeed(ctx)
 	}
 	return challenge, false, nil
 }
 
-func (l *Login) succeed() error {
+// succeed judges the login by all that the proof has brought, and lets it in.
+func (l *Login) succeed(ctx context.Context) error {
 	id := l.ex.Identity()
 	if id == nil {
 		return &Error{Kind: Internal, Step: l.mech, Err: errors.New("succeeded for nobody")}
@@ -92,9 +134,31 @@ func (l *Login) succeed() error {
 	if u, err := PrepareLogin(id.User); err != nil || u != id.User {
 		return &Error{Kind: Internal, Step: l.mech, Err: fmt.Errorf("succeeded for %.*q, which is no login in canonical form", MaxLogin, id.User)}
 	}
+	l.learn(id)
+	if l.ruling = judge(l.policy.Rules, &l.facts); !l.ruling.allowed {
+		l.reason = errRule
+		return l.refused()
+	}
+	if id.For != "" {
+		var err error
+		if id, err = l.actFor(ctx, id); err != nil {
+			return err
+		}
+	}
 	id.Mechanism = l.mech
 	l.id = id
 	return nil
+}
+
+// learn takes from the proof what was open.
+func (l *Login) learn(id *Identity) {
+	l.facts.User, l.facts.Groups, l.facts.Open = id.User, id.Groups, 0
+	if c, ok := l.ex.(Claimer); ok && l.t.Peer == nil {
+		_, l.facts.Principal = c.Claimed()
+	}
+	if b, ok := l.ex.(Binder); ok {
+		l.facts.Bound = b.Bound()
+	}
 }
 
 // recovered is deferred around what the mechanism does.
@@ -132,6 +196,10 @@ func (l *Login) end(ctx context.Context, err error) {
 	a := &Attempt{
 		Transport: l.t, Policy: l.policy.Name, Mechanism: l.mech, Principal: l.t.Peer,
 		Identity: l.id, Layer: l.Layer() != nil, Duration: time.Since(l.start), Err: err,
+		Rule: l.decided(), Act: l.act, For: l.facts.As, Shadow: l.difference(),
+	}
+	if err == nil {
+		a.Sunset = ahead(l.policy.Rules, &l.facts)
 	}
 	if c, ok := l.ex.(Claimer); ok {
 		login, p := c.Claimed()
@@ -147,4 +215,13 @@ func (l *Login) end(ctx context.Context, err error) {
 		w.Wipe()
 	}
 	l.policy.Trace.attempt(ctx, a)
+}
+
+// decided is the rule that let the login in or kept it out; nil when none did,
+// or when it was never asked about all that it looks at.
+func (l *Login) decided() *Rule {
+	if l.ruling.open {
+		return nil
+	}
+	return l.ruling.rule
 }

@@ -3,9 +3,9 @@ package authn
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // Plain says where a mechanism that shows the server a password may be used.
@@ -24,34 +24,70 @@ type Policy struct {
 	BeforeTLS []string       // names usable in the clear; nil means all that do not show a password
 	Plain     Plain          //
 	Trusted   []netip.Prefix // for PlainTrusted
+	Rules     []*Rule        // in order, the first that matches decides; who meets none is allowed
+	Act       []*Rule        // who may act as whom, the same way; but who meets none may act for nobody
+	Users     UserFinder     // knows those whom somebody acts for; nil: nothing is known of them but the name
+	Shadow    *Policy        // judged beside this one and never obeyed; Policy.Shadow of it is not looked at
 	Trace     *Trace
 }
 
 // Verdict is what a policy says of one mechanism.
 type Verdict struct {
 	Mechanism Mechanism
-	Reason    error // nil when it may be used
+	Reason    error   // nil when it may be used
+	Rule      *Rule   // that decided; nil when none did
+	Open      []*Rule // before Rule, that decide instead if what is not known yet turns out so
 }
 
-// Explain judges every mechanism for t, in order of preference. It is the one
-// place that knows when a mechanism may be used.
-func (p *Policy) Explain(t *Transport) []Verdict {
+// Explain judges every mechanism for t, in order of preference, as CAPA and a
+// login do.
+func (p *Policy) Explain(t *Transport) []Verdict { return p.Judge(Before(t, time.Now())) }
+
+// Judge is Explain for what f says of a login, whose mechanism is not looked
+// at.
+func (p *Policy) Judge(f Facts) []Verdict {
 	vs := make([]Verdict, len(p.Offers))
 	for i, m := range p.Offers {
-		vs[i] = Verdict{m, p.allows(m, t)}
+		mf := f.with(m)
+		r, reason := p.permits(m, &mf)
+		vs[i] = Verdict{Mechanism: m, Reason: reason, Rule: r.rule}
+		if reason == nil || r.rule != nil {
+			vs[i].Open = openRules(p.Rules, &mf)
+		}
 	}
 	return vs
 }
 
 // Mechanisms lists what t may use now, first choice first.
-func (p *Policy) Mechanisms(t *Transport) []Mechanism {
+func (p *Policy) Mechanisms(t *Transport) []Mechanism { return p.MechanismsAt(t, time.Now()) }
+
+// MechanismsAt is Mechanisms for another time.
+func (p *Policy) MechanismsAt(t *Transport, now time.Time) []Mechanism {
 	ms := make([]Mechanism, 0, len(p.Offers))
+	f := Before(t, now)
 	for _, m := range p.Offers {
-		if p.allows(m, t) == nil {
+		mf := f.with(m)
+		if _, reason := p.permits(m, &mf); reason == nil {
 			ms = append(ms, m)
 		}
 	}
 	return ms
+}
+
+var errRule = errors.New("a rule refuses it")
+
+// permits returns why m may not be used, and what the rules say. It is the one
+// place that knows when a mechanism may be used: first what m needs and what a
+// password must not be shown to, which no rule can change; then the rules.
+func (p *Policy) permits(m Mechanism, f *Facts) (ruling, error) {
+	if err := p.allows(m, f.Transport); err != nil {
+		return ruling{}, err
+	}
+	r := judge(p.Rules, f)
+	if !r.allowed {
+		return r, errRule
+	}
+	return r, nil
 }
 
 // allows returns why m may not be used on t. The client is told, so the reasons
@@ -80,24 +116,42 @@ func (p *Policy) allows(m Mechanism, t *Transport) error {
 }
 
 func (p *Policy) trusts(a netip.Addr) bool {
-	return p.Plain == PlainTrusted &&
-		slices.ContainsFunc(p.Trusted, func(n netip.Prefix) bool { return n.Contains(a.Unmap()) })
+	return p.Plain == PlainTrusted && inside(p.Trusted, a)
 }
 
 // Start begins a login. It judges again what Mechanisms said: a client may ask
 // for what it was not offered. The refusal is traced as an attempt.
 func (p *Policy) Start(ctx context.Context, t *Transport, mech string) (*Login, error) {
-	i := slices.IndexFunc(p.Offers, func(m Mechanism) bool { return m.Name() == mech })
-	if i < 0 {
-		l := newLogin(p, t, "")
-		err := &Error{Kind: Denied, Step: p.Name, Err: fmt.Errorf("%q is not in the policy", mech)}
-		l.end(ctx, err)
-		return nil, err
-	}
-	l := newLogin(p, t, mech)
-	if err := l.begin(ctx, p.Offers[i]); err != nil {
+	l, m := newLogin(p, t, mech)
+	if err := l.begin(ctx, m); err != nil {
 		l.end(ctx, err)
 		return nil, err
 	}
 	return l, nil
+}
+
+// Refuse is for a client that asks for a mechanism that it was not offered.
+// When a rule is why, the error is for the client; it is nil when no rule has
+// to do with it. The attempt is traced when a rule is why, or when it is news
+// that the shadow would have let it go on.
+func (p *Policy) Refuse(ctx context.Context, t *Transport, mech string) error {
+	l, m := newLogin(p, t, mech)
+	err := l.permit(m)
+	byRule := l.reason == errRule
+	if byRule || err != nil && l.difference() != nil {
+		l.end(ctx, err)
+	}
+	if byRule {
+		return err
+	}
+	return nil
+}
+
+func (p *Policy) mechanism(name string) Mechanism {
+	for _, m := range p.Offers {
+		if m.Name() == name {
+			return m
+		}
+	}
+	return nil
 }

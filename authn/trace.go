@@ -21,8 +21,13 @@ type Attempt struct {
 	Login     string     // as claimed, unchecked, cut at 255 octets; "" when the client named nobody
 	Principal *Principal // proven by a ticket, also when the login was refused
 	Identity  *Identity  // nil when refused
+	For       string     // whom the client asked to act for and is not himself; also when refused
 	Layer     bool       // a SASL security layer follows
-	Note      string     // what is odd about the client, "" mostly
+	Rule      *Rule      // of the policy, that let in or kept out; nil when none did
+	Act       *Rule      // of the policy, that said whether the client may act for For; nil when none did
+	Sunset    *Rule      // of the policy, that will refuse such a login once its date has come; nil when none will
+	Shadow    *Difference
+	Note      string // what is odd about the client, "" mostly
 	Duration  time.Duration
 	Err       error // nil when accepted; [KindOf] says which kind
 }

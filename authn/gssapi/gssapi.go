@@ -78,6 +78,7 @@ var (
 	_ authn.Mechanism = (*Mechanism)(nil)
 	_ authn.Claimer   = (*exchange)(nil)
 	_ authn.Layered   = (*exchange)(nil)
+	_ authn.Binder    = (*exchange)(nil)
 	_ authn.Noter     = (*exchange)(nil)
 	_ sasl.Server     = (*offer)(nil)
 )
@@ -204,6 +205,9 @@ func (e *exchange) Layer() func(net.Conn) net.Conn {
 	}
 	return e.offer.layer
 }
+
+// Bound implements [authn.Binder].
+func (e *exchange) Bound() bool { return e.bound }
 
 // Note implements [authn.Noter].
 func (e *exchange) Note() string {

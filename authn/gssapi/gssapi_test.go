@@ -371,7 +371,7 @@ func TestRule162Choice(t *testing.T) {
 		message string
 		sealed  bool
 		user    string // "" is a refusal
-		text    string
+		text    string // of the refusal; else whom the client asks to act for
 	}{
 		{"none, nobody named", 1, "\x01\x00\x00\x00", false, "alice", ""},
 		{"none, with a size that says nothing", 1, "\x01\xff\xff\xffalice", false, "alice", ""},
@@ -381,7 +381,7 @@ func TestRule162Choice(t *testing.T) {
 		{"two NULs", 1, "\x01\x00\x00\x00alice\x00\x00", false, "", "authzid"},
 		{"NUL within the name", 1, "\x01\x00\x00\x00ali\x00ce", false, "", "authzid"},
 		{"name that is not UTF-8", 1, "\x01\x00\x00\x00alic\xe9", false, "", "authzid"},
-		{"another user's name", 1, "\x01\x00\x00\x00bob", false, "", "denied"},
+		{"another user's name, which is for the policy to judge", 1, "\x01\x00\x00\x00bob", false, "alice", "bob"},
 		{"integrity", 7, "\x02\x00\x04\x00alice", false, "alice", ""},
 		{"privacy", 7, "\x04\x00\x04\x00alice", false, "alice", ""},
 		{"privacy, all that three octets hold", 7, "\x04\xff\xff\xff", false, "alice", ""},
@@ -405,17 +405,13 @@ func TestRule162Choice(t *testing.T) {
 			x, _ := offered(t, m, &authn.Transport{}, c)
 			token := mustWrap(t, c.w, []byte(tt.message), tt.sealed)
 			if tt.user == "" {
-				kind := authn.Malformed
-				if tt.text == "denied" {
-					kind = authn.Denied
-				}
-				x.fails(token, kind, tt.text)
+				x.fails(token, authn.Malformed, tt.text)
 				return
 			}
 			if _, done, err := x.ex.Next(t.Context(), token); !done || err != nil {
 				t.Fatal(err)
 			}
-			if id := x.ex.Identity(); id.User != tt.user {
+			if id := x.ex.Identity(); id.User != tt.user || id.For != tt.text {
 				t.Errorf("identity %+v", id)
 			}
 		})

@@ -115,8 +115,11 @@ func (a *attempt) verify(ctx context.Context, authzid, login string, password []
 func (a *attempt) authorize(ctx context.Context, authzid, user string, id *authn.Identity) error {
 	if authzid != "" {
 		z, err := authn.PrepareLogin(authzid)
-		if err != nil || z != user && z != id.User {
-			return a.fail(authn.Denied, "may act for nobody else")
+		if err != nil {
+			return a.fail(authn.Denied, "acts for no login name")
+		}
+		if z != user && z != id.User {
+			id.For = z
 		}
 	}
 	if !a.m.exclusive {
