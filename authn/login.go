@@ -49,6 +49,12 @@ func (l *Login) permit(m Mechanism) error {
 		return &Error{Kind: Denied, Step: l.policy.Name, Err: fmt.Errorf("%q is %w", l.facts.Mechanism, errNotInPolicy)}
 	}
 	l.ruling, l.reason = l.policy.permits(m, &l.facts)
+	return l.barred()
+}
+
+// barred is the refusal for l.reason, before a proof was looked at; nil when
+// there is no reason.
+func (l *Login) barred() error {
 	switch {
 	case l.reason == nil:
 		return nil

@@ -136,13 +136,16 @@ func (p *Policy) Start(ctx context.Context, t *Transport, mech string) (*Login, 
 // that the shadow would have let it go on.
 func (p *Policy) Refuse(ctx context.Context, t *Transport, mech string) error {
 	l, m := newLogin(p, t, mech)
-	err := l.permit(m)
-	byRule := l.reason == errRule
-	if byRule || err != nil && l.difference() != nil {
+	if r := judge(p.Rules, &l.facts); m != nil && !r.allowed {
+		// also when there are other reasons: a timestamp is missing because
+		// nobody was to use it
+		l.ruling, l.reason = r, errRule
+		err := l.barred()
 		l.end(ctx, err)
-	}
-	if byRule {
 		return err
+	}
+	if err := l.permit(m); err != nil && l.difference() != nil {
+		l.end(ctx, err)
 	}
 	return nil
 }

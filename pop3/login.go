@@ -10,15 +10,34 @@ import (
 
 // user takes any name, known or not (RFC 1939 section 7 allows that, and
 // anything else would tell which names exist).
-func (s *session) user(_ context.Context, a args) error {
+func (s *session) user(ctx context.Context, a args) error {
 	if !s.offered("USER") && !s.offered("KPOP") {
-		return errNotOffered
+		return s.notOffered(ctx, s.passMechanism(), errNotOffered)
 	}
 	if hasControl(a[0]) {
 		return errControl
 	}
 	s.username = string(a[0])
 	return s.ok("Send PASS")
+}
+
+// passMechanism is what USER and PASS would lead to.
+func (s *session) passMechanism() string {
+	if s.t.Peer != nil {
+		return "KPOP"
+	}
+	return "USER"
+}
+
+// notOffered is the refusal of a mechanism that was not offered: in the words
+// of the backend when it has some. What is a proof in the line is not read.
+func (s *session) notOffered(ctx context.Context, mech string, otherwise error) error {
+	err := s.srv.Backend.Refuse(ctx, s.t, mech)
+	if err == nil {
+		return otherwise
+	}
+	s.logLogin(ctx, mech, "", err)
+	return err
 }
 
 // pass logs in. On a KPOP connection the ticket is the proof: what stands
@@ -53,7 +72,7 @@ func (s *session) rpop(ctx context.Context, a args) error {
 
 func (s *session) apop(ctx context.Context, a args) error {
 	if !s.offered("APOP") {
-		return errNotOffered
+		return s.notOffered(ctx, "APOP", errNotOffered)
 	}
 	if hasControl(a[0]) {
 		return errControl

@@ -18,7 +18,7 @@ func (s *session) auth(ctx context.Context, a args) error {
 	if len(a) == 0 {
 		return s.listMechanisms()
 	}
-	mech, initial, err := s.begin(a)
+	mech, initial, err := s.begin(ctx, a)
 	if err != nil {
 		clear(a[len(a)-1]) // what a client takes for an initial response
 		return err
@@ -28,13 +28,16 @@ func (s *session) auth(ctx context.Context, a args) error {
 
 // begin reads the arguments of AUTH: the mechanism, and the initial response,
 // nil when there is none.
-func (s *session) begin(a args) (mech string, initial []byte, err error) {
+func (s *session) begin(ctx context.Context, a args) (mech string, initial []byte, err error) {
 	if len(a[0]) > maxMechanism {
 		return "", nil, errNoMechanism
 	}
-	m := s.mechanism(strings.ToUpper(string(a[0])))
+	name := strings.ToUpper(string(a[0]))
+	m := s.mechanism(name)
 	switch {
-	case m == nil || m.Traits()&authn.Command != 0:
+	case m == nil:
+		return "", nil, s.notOffered(ctx, name, errNoMechanism)
+	case m.Traits()&authn.Command != 0:
 		return "", nil, errNoMechanism
 	case len(a) == 2 && m.Traits()&authn.ServerFirst != 0:
 		return "", nil, errNoInitial

@@ -13,7 +13,7 @@ import (
 )
 
 // Backend is what the engine asks of the rest of the daemon. An
-// [authn.Policy] has the first two methods.
+// [authn.Policy] has the first three methods.
 type Backend interface {
 	// Mechanisms lists what t may use now, first choice first. It is asked
 	// when a session starts and again under TLS.
@@ -22,6 +22,10 @@ type Backend interface {
 	// mechanism USER with a PLAIN message (RFC 4616), or KPOP with the name
 	// given to USER; APOP becomes APOP with "name SP digest".
 	Start(ctx context.Context, t *authn.Transport, mech string) (*authn.Login, error)
+	// Refuse says why a mechanism that a client asks for is not among
+	// Mechanisms: a rule of the site, which may have a text for the client. It
+	// is nil when there is nothing to say.
+	Refuse(ctx context.Context, t *authn.Transport, mech string) error
 	// Open locks the maildrop of an identity that Start led to.
 	Open(ctx context.Context, id *authn.Identity) (maildrop.Drop, error)
 }

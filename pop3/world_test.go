@@ -82,6 +82,9 @@ func (w *world) option(text string) error {
 	switch word {
 	case "strict": // plaintext mechanisms inside TLS only, as by default
 		w.policy.Plain = authn.PlainTLS
+	case "deny": // a mechanism, with a text
+		mech, text, _ := strings.Cut(arg, " ")
+		w.policy.Rules = append(w.policy.Rules, &authn.Rule{Mechanisms: []string{mech}, Text: text})
 	case "no-stls":
 		w.server.StartTLS = nil
 	case "implicit-tls": // a listener like 995, after its handshake
@@ -115,6 +118,11 @@ func (w *world) Mechanisms(t *authn.Transport) []authn.Mechanism { return w.poli
 // Start implements [pop3.Backend].
 func (w *world) Start(ctx context.Context, t *authn.Transport, mech string) (*authn.Login, error) {
 	return w.policy.Start(ctx, t, mech)
+}
+
+// Refuse implements [pop3.Backend].
+func (w *world) Refuse(ctx context.Context, t *authn.Transport, mech string) error {
+	return w.policy.Refuse(ctx, t, mech)
 }
 
 // Open implements [pop3.Backend]. Some users have maildrops that cannot be had.
