@@ -48,6 +48,15 @@ func (l *Login) actFor(ctx context.Context, id *Identity) (*Identity, error) {
 	return whom, nil
 }
 
+// MayAct is the rule that decides whether a login may act for f.As, nil when
+// none does: then it may not. open says that it depends on what is not known.
+func (p *Policy) MayAct(f Facts) (r *Rule, open bool) {
+	if len(openRules(p.Act, &f)) > 0 {
+		return nil, true
+	}
+	return grant(p.Act, &f), false
+}
+
 // grant is the rule that decides whether somebody may act for another, nil when
 // there is none: then he may not.
 func grant(rules []*Rule, f *Facts) *Rule {

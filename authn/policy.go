@@ -37,6 +37,7 @@ type Verdict struct {
 	Reason    error   // nil when it may be used
 	Rule      *Rule   // that decided; nil when none did
 	Open      []*Rule // before Rule, that decide instead if what is not known yet turns out so
+	Sunset    *Rule   // that will refuse once its date has come; nil when none will, or when that is open
 }
 
 // Explain judges every mechanism for t, in order of preference, as CAPA and a
@@ -53,6 +54,9 @@ func (p *Policy) Judge(f Facts) []Verdict {
 		vs[i] = Verdict{Mechanism: m, Reason: reason, Rule: r.rule}
 		if reason == nil || r.rule != nil {
 			vs[i].Open = openRules(p.Rules, &mf)
+		}
+		if reason == nil {
+			vs[i].Sunset = ahead(p.Rules, &mf)
 		}
 	}
 	return vs

@@ -3,7 +3,8 @@
 //
 // A line of the users file is login, hash, and more fields that are left alone,
 // with colons between: a passwd-file of Dovecot, an htpasswd and a shadow file
-// all read that way. A field maildrop=… says where the user's maildrop is. A
+// all read that way. A field maildrop=… says where the user's maildrop is, a field
+// groups=staff,helpdesk which groups the user is in, for the rules of policies. A
 // field nologin, or a ! before the hash, locks the user. The day on which an
 // account of a shadow file runs out is obeyed, the age of its password is not.
 //
@@ -277,5 +278,5 @@ func (f *files) secret(login, scheme string) (authn.Password, *authn.Identity, e
 }
 
 func (u user) identity(login string) *authn.Identity {
-	return &authn.Identity{User: login, Attrs: maps.Clone(u.attrs)}
+	return &authn.Identity{User: login, Groups: slices.Clone(u.groups), Attrs: maps.Clone(u.attrs)}
 }

@@ -9,7 +9,7 @@ import (
 // Who acts for a user gets the user's maildrop, and nobody's who is locked.
 func TestFindUser(t *testing.T) {
 	t.Parallel()
-	users := write(t, "users", "support:*:maildrop=roles/support\nalice:"+hashP+"\nmallory:"+hashP+":nologin\n", 0o600)
+	users := write(t, "users", "support:*:maildrop=roles/support groups=roles,,mail\nalice:"+hashP+"\nmallory:"+hashP+":nologin\n", 0o600)
 	digests := write(t, "digests", "", 0o600)
 	for _, o := range []Options{{Users: users}, {Users: users, Digests: digests}} {
 		v, err := Open("local", o)
@@ -34,7 +34,7 @@ func TestFindUser(t *testing.T) {
 				}
 				continue
 			}
-			if err != nil || id.User != tt.login || id.Attrs[authn.AttrMaildrop] != tt.maildrop {
+			if err != nil || id.User != tt.login || (len(id.Groups) == 2) != (tt.login == "support") || id.Attrs[authn.AttrMaildrop] != tt.maildrop {
 				t.Errorf("%q: got %+v, %v", tt.login, id, err)
 			}
 		}

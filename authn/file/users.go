@@ -17,6 +17,7 @@ type user struct {
 	class  string  // of hash: its kind and what its cost depends on
 	locked bool
 	until  time.Time // when the account runs out; zero for never
+	groups []string
 	attrs  map[string]string
 }
 
@@ -123,6 +124,8 @@ func parseUser(field, extra string) (u user, class string, err error) {
 			u.locked = true
 		case "allow_nets":
 			return user{}, "", errAllowNets
+		case "groups":
+			u.groups = strings.FieldsFunc(value, func(r rune) bool { return r == ',' })
 		case authn.AttrMaildrop:
 			if !filepath.IsLocal(value) {
 				return user{}, "", errMaildrop

@@ -33,8 +33,9 @@ var directions = map[string][]string{
 	"authn/scram":         {"authn"},
 	"cmd/internal/app":    {"authn/...", "cmd/internal/...", "kpop", "maildrop/...", "pop3"},
 	"cmd/internal/certs":  nil,
-	"cmd/internal/config": {"authn/file", "authn/krb5", "authn/scram"}, // names of hashes and enctypes, bounds
+	"cmd/internal/config": {"authn", "authn/file", "authn/krb5", "authn/scram"}, // rules of policies, names of hashes and enctypes, bounds
 	"cmd/internal/listen": nil,
+	"cmd/kpopctl":         {"cmd/internal/..."},
 	"cmd/kpopd":           {"authn/...", "cmd/internal/...", "kpop", "krb5test", "maildrop/...", "pop3/..."},
 	"kpop":                {"authn", "authn/krb5"},
 	"kpop/kpoptest":       {"krb5test"}, // for tests
@@ -57,7 +58,7 @@ var thirdParty = map[string]struct {
 	"github.com/go-viper/mapstructure/v2": {[]string{"cmd/internal/config"}, "viper's decoder: the hooks for durations, prefixes and enctypes"},
 	"github.com/jcmturner/gofork":         {[]string{"authn/krb5", "krb5test"}, "the ASN.1 package that gokrb5's types are made for"},
 	"github.com/jcmturner/gokrb5/v8":      {[]string{"authn/krb5", "krb5test"}, "Kerberos messages, types, keytabs and cryptography; unmaintained, so that one package hides it"},
-	"github.com/spf13/cobra":              {[]string{"cmd/kpopd"}, "the commands"},
+	"github.com/spf13/cobra":              {[]string{"cmd/kpopctl", "cmd/kpopd"}, "the commands"},
 	"github.com/spf13/viper":              {[]string{"cmd/internal/config"}, "reads the configuration"},
 	"github.com/xdg-go/stringprep":        {[]string{"authn/scram"}, "knows which passwords SCRAM clients would read in another way (SASLprep)"},
 	"go.yaml.in/yaml/v3":                  {[]string{"cmd/internal/config"}, "finds the line that a refused key stands on"},

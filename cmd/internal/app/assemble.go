@@ -81,6 +81,9 @@ func assemble(cfg *config.Config, old *parts, log *slog.Logger, trace *authn.Tra
 	if err == nil {
 		err = errors.Join(a.buildPolicies(), a.buildDoors())
 	}
+	if err == nil {
+		err = a.checkRules()
+	}
 	if err != nil {
 		return nil, errors.Join(err, a.parts.close(old))
 	}
@@ -288,7 +291,13 @@ func (a *assembly) rehashed(v config.Verifier) func(string, error) {
 func (a *assembly) buildPolicies() error {
 	var errs []error
 	for i, x := range a.cfg.Policies {
-		p := &authn.Policy{Name: x.Name, BeforeTLS: a.beforeTLS(x), Trusted: x.Trusted, Trace: a.trace}
+		p := &authn.Policy{
+			Name: x.Name, BeforeTLS: a.beforeTLS(x), Trusted: x.Trusted, Trace: a.trace,
+			Rules: a.cfg.Rules(i), Act: a.cfg.Act(i),
+		}
+		if chain := a.chains[x.Chain]; authn.Can[authn.UserFinder](chain) {
+			p.Users = chain
+		}
 		if x.Plain == config.PlainTrusted {
 			p.Plain = authn.PlainTrusted
 		}
@@ -301,6 +310,22 @@ func (a *assembly) buildPolicies() error {
 			p.Offers = append(p.Offers, m)
 		}
 		a.policies[x.Name] = p
+	}
+	for _, x := range a.cfg.Policies {
+		a.policies[x.Name].Shadow = a.policies[x.Shadow]
+	}
+	return errors.Join(errs...)
+}
+
+// checkRules refuses a listener on which the rules of its policy leave nobody a
+// way in, whatever his network and the time.
+func (a *assembly) checkRules() error {
+	var errs []error
+	for i, l := range a.cfg.Listeners {
+		if p := a.policies[l.Policy]; !slices.ContainsFunc(stages(l, p, a.stamp()), func(s stage) bool { return s.offers(p) }) {
+			errs = append(errs, a.cfg.Problem(fmt.Sprintf("listeners[%d].policy", i),
+				fmt.Errorf("the rules of policy %q leave nothing that a client of this listener could ever use; remove the listener, or one of the rules", l.Policy)))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -44,6 +44,7 @@ func attemptLog(log *slog.Logger, panics *atomic.Int64) *authn.Trace {
 			attrs = append(attrs, identityAttrs(a.Identity)...)
 			attrs = append(attrs, ticketAttrs(a.Principal)...)
 			attrs = append(attrs, tlsAttrs(a.Transport.TLS)...)
+			attrs = append(attrs, policyAttrs(a)...)
 			if a.Layer {
 				attrs = append(attrs, slog.Bool("layer", true))
 			}
@@ -109,6 +110,38 @@ func identityAttrs(id *authn.Identity) []slog.Attr {
 		return nil
 	}
 	return []slog.Attr{slog.String("user", bounded(id.User, maxName)), slog.String("step", id.Step)}
+}
+
+// policyAttrs are the rules that had to do with an attempt, and who acted for
+// whom.
+func policyAttrs(a *authn.Attempt) []slog.Attr {
+	var attrs []slog.Attr
+	if a.For != "" {
+		attrs = append(attrs, slog.String("acting_for", bounded(a.For, maxName)))
+		if a.Identity != nil {
+			attrs = append(attrs, slog.String("actor", bounded(a.Identity.Authn, maxName)))
+		}
+	}
+	rule := func(key string, r *authn.Rule) {
+		if r != nil {
+			attrs = append(attrs, slog.String(key, r.Source))
+		}
+	}
+	rule("act_rule", a.Act)
+	if rule("rule", a.Rule); a.Rule != nil {
+		attrs = append(attrs, slog.String("action", a.Rule.Action.String()))
+	}
+	if rule("sunset_rule", a.Sunset); a.Sunset != nil {
+		attrs = append(attrs, slog.Time("sunset", a.Sunset.Sunset.Date))
+	}
+	if d := a.Shadow; d != nil {
+		attrs = append(attrs, slog.String("shadow", d.Policy), slog.String("shadow_action", d.Action.String()))
+		rule("shadow_rule", d.Rule)
+		if d.Reason != nil {
+			attrs = append(attrs, slog.String("shadow_reason", d.Reason.Error()))
+		}
+	}
+	return attrs
 }
 
 func ticketAttrs(p *authn.Principal) []slog.Attr {

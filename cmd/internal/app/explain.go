@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -63,23 +64,61 @@ func (r *Report) Explain(w io.Writer) {
 
 func (a *assembly) explain(w io.Writer, l config.Listener) {
 	p := a.policies[l.Policy]
-	fmt.Fprintf(w, "listener %s, %s, policy %s\n", l.Name, l.Address, l.Policy)
-	t := authn.Transport{Listener: l.Name, Stamp: "<1.2@" + a.hostname() + ">"}
-	if l.KPOP() {
-		t.Peer = &authn.Principal{}
+	fmt.Fprintf(w, "listener %s, %s, policy %s%s\n", l.Name, l.Address, l.Policy, shadowOf(p))
+	for _, s := range stages(l, p, a.stamp()) {
+		writeVerdicts(w, s.when, p.Judge(s.facts))
+	}
+	for _, r := range p.Act {
+		fmt.Fprintf(w, "  %s %s some to act for %s\n", r.Source, verbs[r.Action], strings.Join(r.As, ", "))
+	}
+}
+
+func shadowOf(p *authn.Policy) string {
+	if p.Shadow == nil {
+		return ""
+	}
+	return ", shadow " + p.Shadow.Name
+}
+
+// stamp is an APOP timestamp of nobody.
+func (a *assembly) stamp() string { return "<1.2@" + a.hostname() + ">" }
+
+// stage is a connection of a listener, as far as a client can bring it without
+// logging in. Where it comes from and when is open.
+type stage struct {
+	when  string
+	facts authn.Facts
+}
+
+func stages(l config.Listener, p *authn.Policy, stamp string) []stage {
+	var all []stage
+	add := func(when string, from netip.Addr, state *tls.ConnectionState) {
+		t := &authn.Transport{Listener: l.Name, Stamp: stamp, Remote: netip.AddrPortFrom(from, 0), TLS: state}
+		f := authn.Before(t, time.Now())
+		f.Open |= authn.NetworkFact | authn.TimeFact
+		if l.KPOP() {
+			t.Peer = &authn.Principal{} // whose realm and ticket are open
+		}
+		if state != nil {
+			t.EndPoint = make([]byte, 32)
+		}
+		all = append(all, stage{when, f})
 	}
 	if l.TLS != config.TLSImplicit {
-		writeVerdicts(w, "in the clear", p.Explain(&t))
+		add("in the clear", netip.Addr{}, nil)
 		for _, n := range p.Trusted {
-			from := t
-			from.Remote = netip.AddrPortFrom(n.Addr(), 0)
-			writeVerdicts(w, "in the clear from "+n.String(), p.Explain(&from))
+			add("in the clear from "+n.String(), n.Addr(), nil)
 		}
 	}
 	if l.UsesTLS() {
-		t.TLS, t.EndPoint = &tls.ConnectionState{}, []byte{} // of a certificate that is not there yet
-		writeVerdicts(w, "inside TLS", p.Explain(&t))
+		add("inside TLS", netip.Addr{}, &tls.ConnectionState{Version: tls.VersionTLS13})
 	}
+	return all
+}
+
+// offers reports whether p may let anybody log in there.
+func (s stage) offers(p *authn.Policy) bool {
+	return slices.ContainsFunc(p.Judge(s.facts), func(v authn.Verdict) bool { return v.Reason == nil })
 }
 
 func writeVerdicts(w io.Writer, when string, vs []authn.Verdict) {
@@ -94,8 +133,40 @@ func writeVerdicts(w io.Writer, when string, vs []authn.Verdict) {
 	}
 	fmt.Fprintf(w, "  %s: %s\n", when, strings.Join(offered, " "))
 	for _, v := range vs {
-		if v.Reason != nil {
-			fmt.Fprintf(w, "    not %s: %v\n", v.Mechanism.Name(), v.Reason)
+		switch name, why := v.Mechanism.Name(), because(v); {
+		case v.Reason != nil:
+			fmt.Fprintf(w, "    not %s: %s\n", name, why)
+		case why != noRule:
+			fmt.Fprintf(w, "    %s: %s\n", name, why)
 		}
 	}
+}
+
+const noRule = "no rule"
+
+var verbs = map[authn.Action]string{authn.Allow: "allows", authn.Deny: "denies", authn.Warn: "warns of"}
+
+// because is why a mechanism may be used or not: the rules that may decide, and
+// then the one that does.
+func because(v authn.Verdict) string {
+	if v.Reason != nil && v.Rule == nil {
+		return v.Reason.Error()
+	}
+	var b strings.Builder
+	for _, r := range v.Open {
+		fmt.Fprintf(&b, "%s may %s%s, then ", r.Source, r.Action, sunsetOf(r))
+	}
+	if v.Rule == nil {
+		return b.String() + noRule
+	}
+	return b.String() + decision(v.Rule)
+}
+
+func decision(r *authn.Rule) string { return r.Source + " " + verbs[r.Action] + sunsetOf(r) }
+
+func sunsetOf(r *authn.Rule) string {
+	if r.Sunset == nil {
+		return ""
+	}
+	return r.Sunset.Date.Format(" (sunset of 2006-01-02 15:04)")
 }

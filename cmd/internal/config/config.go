@@ -87,6 +87,9 @@ type Policy struct {
 	Plain            string         `mapstructure:"plain"`              // tls: passwords inside TLS only; trusted: also from the trusted networks; tls when empty
 	Trusted          []netip.Prefix `mapstructure:"trusted"`            // networks for plain: trusted
 	Chain            string         `mapstructure:"chain"`              // name of the chain that judges
+	Rules            []Rule         `mapstructure:"rules"`              // in order, the first that matches decides; who meets none is allowed
+	Act              []Rule         `mapstructure:"act"`                // who may act for whom, the same way; who meets none may act for nobody
+	Shadow           string         `mapstructure:"shadow"`             // name of a policy that is judged beside this one and never obeyed; the log tells the differences
 	APOPWithPassword bool           `mapstructure:"apop_with_password"` // let a user who has an APOP secret log in with USER and PASS too (against RFC 1939 section 7)
 }
 

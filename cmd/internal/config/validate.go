@@ -38,6 +38,7 @@ var (
 	}}
 	bySecret = judge{"type file with digests", func(v Verifier) bool { return v.Type == VerifierFile && v.Digests != "" }}
 	byTicket = judge{"type principal", func(v Verifier) bool { return v.Type == VerifierPrincipal }}
+	byGroup  = judge{"type file with users", func(v Verifier) bool { return v.Type == VerifierFile && v.Users != "" }}
 )
 
 var mechanisms = []mechanism{
@@ -244,7 +245,7 @@ func (p *problems) listenerPolicy(at string, l Listener, x Policy) {
 }
 
 func (p *problems) policy(at string, x Policy) {
-	if !slices.ContainsFunc(p.c.Listeners, func(l Listener) bool { return l.Policy == x.Name }) {
+	if len(p.c.policyListeners(x.Name)) == 0 {
 		p.add(at, "no listener uses policy %q; remove it or name it in a listener", x.Name)
 	}
 	p.oneOf(at+".plain", x.Plain, PlainTLS, PlainTrusted)
@@ -276,6 +277,7 @@ func (p *problems) policy(at string, x Policy) {
 			p.add(key, "no step of chain %q can judge %s; add a verifier of %s", chain.Name, name, m.judge.what)
 		}
 	}
+	p.rules(at, x)
 	for i, name := range x.BeforeTLS {
 		key := fmt.Sprintf("%s.before_tls[%d]", at, i)
 		m, _ := mechanismNamed(name)
@@ -295,6 +297,15 @@ func (c *Config) judges(x Chain, j judge) bool {
 	return slices.ContainsFunc(x.Steps, func(s Step) bool {
 		return slices.ContainsFunc(c.Verifiers, func(v Verifier) bool { return v.Name == s.Use && j.is(v) })
 	})
+}
+
+// chain finds a chain by its name.
+func (c *Config) chain(name string) (Chain, bool) {
+	i := slices.IndexFunc(c.Chains, func(x Chain) bool { return x.Name == name })
+	if i < 0 {
+		return Chain{}, false
+	}
+	return c.Chains[i], true
 }
 
 func (p *problems) chain(at string, x Chain) {
@@ -554,4 +565,13 @@ func (c *Config) Warnings() []*Problem {
 		p.add("limits.idle_timeout", "%v is less than the 10 min of RFC 1939 section 3", c.Limits.IdleTimeout)
 	}
 	return p.list
+}
+
+// StepsFor lists the steps of a policy's chain that can judge a mechanism.
+func (c *Config) StepsFor(x Policy, mech string) []Step {
+	chain, _ := c.chain(x.Chain)
+	m, _ := mechanismNamed(mech)
+	return slices.DeleteFunc(slices.Clone(chain.Steps), func(s Step) bool {
+		return !c.judges(Chain{Steps: []Step{s}}, m.judge)
+	})
 }
