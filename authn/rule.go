@@ -73,7 +73,7 @@ const (
 type Facts struct {
 	Transport *Transport
 	Mechanism string
-	Time      time.Time
+	Time      time.Time // the earliest that it can be, when it is open
 	User      string
 	Groups    []string
 	Principal *Principal // of the ticket; nil when there is none

@@ -62,7 +62,7 @@ func TestConditions(t *testing.T) {
 		{"enctype", Rule{Enctypes: []string{"aes256-cts-hmac-sha1-96"}}, Rule{Enctypes: []string{"rc4-hmac"}}, EnctypeFact},
 		{"channel binding", Rule{Binding: Present}, Rule{Binding: Absent}, BindingFact},
 		{"hours", Rule{Times: []Window{window(t, "mon 10:00-10:10")}}, Rule{Times: []Window{window(t, "10:06-10:10"), window(t, "tue")}}, TimeFact},
-		{"sunset", Rule{Sunset: &Sunset{Date: monday}}, Rule{Sunset: &Sunset{Date: monday.Add(1)}}, TimeFact},
+		{"sunset", Rule{Sunset: &Sunset{Date: monday.AddDate(0, 1, 0), Brownouts: []Window{window(t, "mon 10:00-10:10")}}}, Rule{Sunset: &Sunset{Date: monday.Add(1)}}, TimeFact},
 		{"whom to act for", Rule{As: []string{"info", "support"}}, Rule{As: []string{"info"}}, 0},
 		{"anybody to act for", Rule{As: []string{"*"}}, Rule{As: []string{"supp*"}}, 0},
 		{"two conditions", Rule{Users: []string{"alice"}, Groups: []string{"staff"}}, Rule{Users: []string{"bob"}, Groups: []string{"staff"}}, GroupsFact},

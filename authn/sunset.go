@@ -18,11 +18,11 @@ type Sunset struct {
 
 // due reports whether the rule of s is in force.
 func (s *Sunset) due(f *Facts) truth {
-	if f.Open&TimeFact != 0 {
-		return possibly
-	}
-	if !f.Time.Before(s.Date) {
+	switch {
+	case !f.Time.Before(s.Date):
 		return certainly
+	case f.Open&TimeFact != 0:
+		return possibly
 	}
 	for _, w := range s.Brownouts {
 		if w.Contains(f.Time) {

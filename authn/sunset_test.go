@@ -43,6 +43,14 @@ func TestSunset(t *testing.T) {
 		if got := (&Rule{Sunset: tt.s}).match(&f); got != tt.want {
 			t.Errorf("%s: got %d, want %d", tt.name, got, tt.want)
 		}
+		f.Open |= TimeFact // at any time from now on
+		want := possibly
+		if !tt.at.Before(date) {
+			want = certainly
+		}
+		if got := (&Rule{Sunset: tt.s}).match(&f); got != want {
+			t.Errorf("%s, or later: got %d, want %d", tt.name, got, want)
+		}
 	}
 }
 

@@ -79,3 +79,53 @@ func TestHelp(t *testing.T) {
 		}
 	}
 }
+
+// TestExample: the example of rules answers as its comments say.
+func TestExample(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(filepath.Join("..", "..", "configs", "rules.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	ca, err := certs.NewAuthority("example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, key, err := ca.Issue("localhost")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kdc := krb5test.NewKDC("CAMPUS.EXAMPLE")
+	kdc.AddService("pop/localhost")
+	file := filepath.Join(dir, "rules.yaml")
+	here := strings.NewReplacer("/etc/kpopd", dir, "/var/lib/kpopd", dir, "/var/mail/kpopd", dir)
+	for name, octets := range map[string][]byte{
+		"mail.crt": cert, "mail.key": key, "users": []byte("alice:*\n"), "digests": nil, "rules.yaml": []byte(here.Replace(string(text))),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), octets, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := kdc.WriteKeytab(filepath.Join(dir, "keytab"), "pop/localhost"); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ args, want string }{
+		{"--listener pop3 --address 192.0.2.7 --mechanism PLAIN", "PLAIN\n  not offered: it shows a password in the clear, start TLS first\n"},
+		{"--listener pop3s --address 192.0.2.7 --tls 1.2 --mechanism PLAIN", "PLAIN\n  not offered: "},
+		{"--listener pop3s --address 10.1.2.3 --tls 1.2 --mechanism PLAIN --user alice", "\n  login: accepted: "},
+		{"--listener pop3s --address 10.1.2.3 --mechanism PLAIN --user mallory", "\n  login: denied: "},
+		{"--listener pop3s --address 192.0.2.7 --mechanism CRAM-MD5 --user alice", "\n  to come: "},
+		{"--listener pop3s --address 192.0.2.7 --mechanism CRAM-MD5 --at 2030-01-07T10:05", "\n  the client hears: -ERR [AUTH] CRAM-MD5 is retired, see https://help.campus.example/mail\n"},
+		{"--listener pop3s --address 192.0.2.7 --mechanism GSSAPI --user bob --enctype rc4-hmac", "allows and warns\n"},
+		{"--listener pop3s --address 10.9.1.1 --mechanism PLAIN --user backup --as alice", "\n  acting for alice: " + file},
+		{"--listener pop3s --address 10.8.1.1 --mechanism PLAIN --user backup --group staff --as alice", "\n  acting for alice: denied: no rule\n"},
+		{"--listener pop3s --address 192.0.2.7 --mechanism PLAIN --user eve --group students --at 2029-01-01T09:00", "\n  shadow tomorrow: denied: "},
+	} {
+		args := append([]string{"explain", "-c", file, "--at", "2029-01-01T09:00"}, strings.Fields(tt.args)...)
+		var out, errs bytes.Buffer
+		if status := run(args, &out, &errs); status != 0 || !strings.Contains(out.String(), tt.want) {
+			t.Errorf("%s: status %d, %swant %q in\n%s", tt.args, status, errs.String(), tt.want, out.String())
+		}
+	}
+}

@@ -144,7 +144,7 @@ func writeVerdicts(w io.Writer, when string, vs []authn.Verdict) {
 
 const noRule = "no rule"
 
-var verbs = map[authn.Action]string{authn.Allow: "allows", authn.Deny: "denies", authn.Warn: "warns of"}
+var verbs = map[authn.Action]string{authn.Allow: "allows", authn.Deny: "denies", authn.Warn: "allows and warns"}
 
 // because is why a mechanism may be used or not: the rules that may decide, and
 // then the one that does.

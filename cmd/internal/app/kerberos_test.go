@@ -82,6 +82,11 @@ func initiate(t *testing.T, kc *krb5.Client) *krb5.Initiator {
 
 // show shows a ticket at a door and logs in as alice.
 func show(ctx context.Context, s *Server, door int, in *krb5.Initiator) error {
+	return showAs(ctx, s, door, in, "alice")
+}
+
+// showAs shows a ticket at a door and asks for the mail of a user.
+func showAs(ctx context.Context, s *Server, door int, in *krb5.Initiator, user string) error {
 	conn, err := net.Dial("tcp", s.Addrs()[door].String())
 	if err != nil {
 		return err
@@ -94,7 +99,7 @@ func show(ctx context.Context, s *Server, door int, in *krb5.Initiator) error {
 	if err != nil {
 		return err
 	}
-	if err := c.UserPass(ctx, "alice", "nobody reads this"); err != nil {
+	if err := c.UserPass(ctx, user, "nobody reads this"); err != nil {
 		return err
 	}
 	return c.Quit(ctx)
@@ -103,6 +108,51 @@ func show(ctx context.Context, s *Server, door int, in *krb5.Initiator) error {
 func refusedWith(err error, code int32) bool {
 	var e *kpop.ServerError
 	return errors.As(err, &e) && e.Code == code
+}
+
+// A ticket is for its own user, and for others where a rule of act says so; what
+// a rule knows of the ticket is known before the greeting.
+func TestRulesOnTickets(t *testing.T) {
+	t.Parallel()
+	kdc, path := realm(t)
+	text := strings.Replace(campus, "{name: tickets, chain: tickets, offers: [KPOP]}", `{name: tickets, chain: tickets, offers: [KPOP],
+      rules: [{realms: [OTHER.TEST], action: deny, text: This realm is closed}],
+      act: [{users: [alice], as: [support], action: allow}]}`, 1)
+	text = strings.Replace(text, "local_realms: [DEMO.TEST]", "local_realms: [DEMO.TEST, OTHER.TEST]", 1)
+	if err := errors.Join(
+		os.WriteFile(path, []byte(text), 0o600),
+		maildir.Make(filepath.Join(filepath.Dir(path), "mail", "support")),
+		maildir.Make(filepath.Join(filepath.Dir(path), "mail", "bob")),
+	); err != nil {
+		t.Fatal(err)
+	}
+	s, log := serve(t, path)
+	for _, c := range []struct{ realm, user, want string }{
+		{"DEMO.TEST", "alice", ""},
+		{"DEMO.TEST", "support", ""},
+		{"DEMO.TEST", "bob", "alice@DEMO.TEST may not read bob"},
+		{"OTHER.TEST", "alice", "This realm is closed"},
+	} {
+		err := showAs(t.Context(), s, 0, initiate(t, login(t, kdc, c.realm)), c.user)
+		var refused *client.ServerError
+		switch {
+		case c.want == "" && err != nil:
+			t.Errorf("%s of %s: %v", c.user, c.realm, err)
+		case c.want != "" && (!errors.As(err, &refused) || refused.Code != "AUTH" || !strings.Contains(refused.Error(), c.want)):
+			t.Errorf("%s of %s: got %v, want %q", c.user, c.realm, err, c.want)
+		}
+	}
+	s.Shutdown(nil) // and with it the log
+	for _, want := range []string{
+		"mechanism=KPOP login=support user=support step=tickets principal=alice@DEMO.TEST",
+		"acting_for=support actor=alice@DEMO.TEST act_rule=" + path + ":7",
+		"kind=denied",
+		"rule=" + path + ":6 action=deny",
+	} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("the log does not have %q:\n%s", want, log)
+		}
+	}
 }
 
 // A keytab that no ticket could be checked with is refused when it is loaded, and
