@@ -7,9 +7,10 @@ import (
 	"fmt"
 )
 
-// UserFinder is a [Verifier] that tells of a user who proves nothing: whom
-// somebody else acts for. Kinds of errors are those of a login: UnknownUser,
-// Denied and Expired for who may not log in himself, Unavailable.
+// UserFinder is a [Verifier] that tells of a user who proves nothing to it: whom
+// somebody else acts for, or whom another step vouched for. Kinds of errors are
+// those of a login: UnknownUser, Denied and Expired for who may not log in
+// himself, Unavailable.
 type UserFinder interface {
 	Verifier
 	FindUser(ctx context.Context, login string) (*Identity, error)
@@ -21,9 +22,6 @@ func (c Chain) FindUser(ctx context.Context, login string) (*Identity, error) {
 		return v.FindUser(ctx, login)
 	})
 }
-
-// Name makes a Chain a [Verifier], for [Policy].Users.
-func (Chain) Name() string { return "chain" }
 
 var errNobodyElse = errors.New("may act for nobody else")
 
@@ -37,7 +35,7 @@ func (l *Login) actFor(ctx context.Context, id *Identity) (*Identity, error) {
 		return nil, l.notFor(id)
 	}
 	whom := &Identity{User: id.For}
-	if l.policy.Users != nil {
+	if Can[UserFinder](l.policy.Users) {
 		found, err := l.policy.Users.FindUser(withTrace(ctx, l.policy.Trace), id.For)
 		if err != nil {
 			return nil, fmt.Errorf("find %s, whom %s acts for: %w", id.For, id.User, err)

@@ -37,6 +37,10 @@
 // the identity his. What the verifier knows of the one who acts (where his mail
 // is) does not go along.
 //
+// Groups come with the answer of the step that vouched. When that knows none (a
+// ticket) and rules look at groups, the steps of Policy.Users that know users
+// are asked, so that a rule on a group holds for every mechanism.
+//
 // A login name is prepared by [PrepareLogin] in the mechanism that took it from
 // the client, an authzid in the mapper that reads it; and [Login] lets no
 // identity out whose user is not in that form. No lock, path or query meets

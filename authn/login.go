@@ -140,6 +140,10 @@ func (l *Login) succeed(ctx context.Context) error {
 	if u, err := PrepareLogin(id.User); err != nil || u != id.User {
 		return &Error{Kind: Internal, Step: l.mech, Err: fmt.Errorf("succeeded for %.*q, which is no login in canonical form", MaxLogin, id.User)}
 	}
+	l.facts.Open = 0
+	if err := l.findGroups(ctx, id); err != nil {
+		return err
+	}
 	l.learn(id)
 	if l.ruling = judge(l.policy.Rules, &l.facts); !l.ruling.allowed {
 		l.reason = errRule
@@ -158,7 +162,7 @@ func (l *Login) succeed(ctx context.Context) error {
 
 // learn takes from the proof what was open.
 func (l *Login) learn(id *Identity) {
-	l.facts.User, l.facts.Groups, l.facts.Open = id.User, id.Groups, 0
+	l.facts.User, l.facts.Groups = id.User, id.Groups
 	if c, ok := l.ex.(Claimer); ok && l.t.Peer == nil {
 		_, l.facts.Principal = c.Claimed()
 	}

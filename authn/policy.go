@@ -26,7 +26,7 @@ type Policy struct {
 	Trusted   []netip.Prefix // for PlainTrusted
 	Rules     []*Rule        // in order, the first that matches decides; who meets none is allowed
 	Act       []*Rule        // who may act as whom, the same way; but who meets none may act for nobody
-	Users     UserFinder     // knows those whom somebody acts for; nil: nothing is known of them but the name
+	Users     Chain          // whose UserFinders know those whom somebody acts for, and the groups of those whom another step vouched for; may be nil
 	Shadow    *Policy        // judged beside this one and never obeyed; Policy.Shadow of it is not looked at
 	Trace     *Trace
 }

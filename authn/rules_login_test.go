@@ -365,7 +365,7 @@ func TestActing(t *testing.T) {
 			m := proof{name: "M", id: authn.Identity{
 				User: tt.who, For: tt.whom, Step: "step", Groups: tt.groups, Attrs: map[string]string{authn.AttrMaildrop: "own"},
 			}}
-			a, id := attempted(t, &authn.Policy{Name: "p", Offers: []authn.Mechanism{m}, Act: tt.rules, Users: users})
+			a, id := attempted(t, &authn.Policy{Name: "p", Offers: []authn.Mechanism{m}, Act: tt.rules, Users: authn.Chain{{Verifier: users}}})
 			if a.For != tt.whom || a.Login != tt.who || source(a.Act) != tt.rule {
 				t.Errorf("traced as %q for %q by rule %q", a.Login, a.For, source(a.Act))
 			}
@@ -470,5 +470,52 @@ func TestMapPrincipalForAnother(t *testing.T) {
 	stranger := &authn.Principal{Components: []string{"eve"}, Realm: "DEMO.TEST"}
 	if id, err := f.Chain().MapPrincipal(t.Context(), stranger, "alice"); authn.KindOf(err) != authn.Denied {
 		t.Errorf("a stranger: got %+v, %v", id, err)
+	}
+}
+
+// A rule on groups is not passed by with a ticket: who vouched knows no groups,
+// and another step of the chain does.
+func TestGroupsOfAnotherStep(t *testing.T) {
+	t.Parallel()
+	students := []*authn.Rule{named("k:1", authn.Rule{Groups: []string{"students"}})}
+	users := authn.Chain{{Verifier: &finder{users: map[string]*authn.Identity{
+		"eve": {User: "eve", Groups: []string{"students"}}, "ann": {User: "ann", Groups: []string{"staff"}},
+	}, err: map[string]error{
+		"locked": &authn.Error{Kind: authn.Denied, Step: "users"},
+		"down":   &authn.Error{Kind: authn.Unavailable, Step: "users"},
+	}}}}
+	for _, tt := range []struct {
+		name, who, step string
+		groups          []string
+		rules, shadow   []*authn.Rule
+		want            authn.Kind // 0: lets in
+		differs         bool
+	}{
+		{"in the group", "eve", "tickets", nil, students, nil, authn.Denied, false},
+		{"in another", "ann", "tickets", nil, students, nil, 0, false},
+		{"in none", "nobody", "tickets", nil, students, nil, 0, false},
+		{"locked there", "locked", "tickets", nil, students, nil, authn.Denied, false},
+		{"an outage keeps out", "down", "tickets", nil, students, nil, authn.Unavailable, false},
+		{"nobody asks without need", "down", "tickets", nil, nil, nil, 0, false},
+		{"who vouched has told", "down", "users", nil, students, nil, 0, false},
+		{"who vouched knows better", "eve", "tickets", []string{"staff"}, students, nil, 0, false},
+		{"the shadow learns", "eve", "tickets", nil, nil, students, 0, true},
+		{"an outage for the shadow keeps nobody out", "down", "tickets", nil, nil, students, 0, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			m := proof{name: "M", id: authn.Identity{User: tt.who, Step: tt.step, Groups: tt.groups}}
+			p := &authn.Policy{Name: "p", Offers: []authn.Mechanism{m}, Rules: tt.rules, Users: users}
+			if tt.shadow != nil {
+				p.Shadow = &authn.Policy{Name: "s", Offers: p.Offers, Rules: tt.shadow}
+			}
+			a, id := attempted(t, p)
+			if (id == nil) != (tt.want != 0) || id == nil && authn.KindOf(a.Err) != tt.want {
+				t.Errorf("got %+v, %v, want %s", id, a.Err, tt.want)
+			}
+			if (a.Shadow != nil) != tt.differs {
+				t.Errorf("the shadow differs: %+v", a.Shadow)
+			}
+		})
 	}
 }

@@ -23,7 +23,7 @@ type Attempt struct {
 	Identity  *Identity  // nil when refused
 	For       string     // whom the client asked to act for and is not himself; also when refused
 	Layer     bool       // a SASL security layer follows
-	Rule      *Rule      // of the policy, that let in or kept out; nil when none did
+	Rule      *Rule      // of the policy, that decided, as far as the attempt went; nil when none did
 	Act       *Rule      // of the policy, that said whether the client may act for For; nil when none did
 	Sunset    *Rule      // of the policy, that will refuse such a login once its date has come; nil when none will
 	Shadow    *Difference

@@ -293,10 +293,7 @@ func (a *assembly) buildPolicies() error {
 	for i, x := range a.cfg.Policies {
 		p := &authn.Policy{
 			Name: x.Name, BeforeTLS: a.beforeTLS(x), Trusted: x.Trusted, Trace: a.trace,
-			Rules: a.cfg.Rules(i), Act: a.cfg.Act(i),
-		}
-		if chain := a.chains[x.Chain]; authn.Can[authn.UserFinder](chain) {
-			p.Users = chain
+			Rules: a.cfg.Rules(i), Act: a.cfg.Act(i), Users: a.chains[x.Chain],
 		}
 		if x.Plain == config.PlainTrusted {
 			p.Plain = authn.PlainTrusted

@@ -70,6 +70,19 @@ func TestAttemptLine(t *testing.T) {
 			`level=INFO msg=login kind=rejected session=s1 listener=pop3 remote=192.0.2.7:4711 policy=p mechanism=PLAIN login=alice tls=none duration=0s err="local: rejected"` + "\n",
 		},
 		{
+			"for another, by a rule, before a sunset, and not so by the shadow",
+			authn.Attempt{
+				Policy: "p", Mechanism: "PLAIN", Login: "backup", For: "alice",
+				Identity: &authn.Identity{User: "alice", Authn: "backup", Step: "local"},
+				Rule:     &authn.Rule{Source: "k.yaml:3", Action: authn.Warn}, Act: &authn.Rule{Source: "k.yaml:9"},
+				Sunset: &authn.Rule{Source: "k.yaml:2", Sunset: &authn.Sunset{Date: start}},
+				Shadow: &authn.Difference{Policy: "s", Action: authn.Deny, Rule: &authn.Rule{Source: "k.yaml:20"}, Reason: errors.New("no")},
+			},
+			`level=INFO msg=login kind=accepted session=s1 listener=pop3 remote=192.0.2.7:4711 policy=p mechanism=PLAIN login=backup user=alice step=local tls=none ` +
+				`acting_for=alice actor=backup act_rule=k.yaml:9 rule=k.yaml:3 action=warn sunset_rule=k.yaml:2 sunset=2026-10-05T09:00:00.000Z ` +
+				`shadow=s shadow_action=deny shadow_rule=k.yaml:20 shadow_reason=no duration=0s` + "\n",
+		},
+		{
 			"an outage is a warning",
 			authn.Attempt{Policy: "p", Mechanism: "PLAIN", Err: &authn.Error{Kind: authn.Unavailable, Step: "local", Err: errors.New("down")}},
 			`level=WARN msg=login kind=unavailable session=s1 listener=pop3 remote=192.0.2.7:4711 policy=p mechanism=PLAIN login="" tls=none duration=0s err="local: unavailable: down"` + "\n",
