@@ -158,12 +158,16 @@ var (
 	_ authn.Claimer = (*exchange)(nil)
 	_ authn.Noter   = (*exchange)(nil)
 	_ authn.Wiper   = (*exchange)(nil)
+	_ authn.Binder  = (*exchange)(nil)
 )
 
 func (e *exchange) Identity() *authn.Identity { return e.id }
 
 // Claimed implements [authn.Claimer].
 func (e *exchange) Claimed() (string, *authn.Principal) { return e.first.user, nil }
+
+// Bound implements [authn.Binder].
+func (e *exchange) Bound() bool { return e.m.plus }
 
 // Wipe implements [authn.Wiper].
 func (e *exchange) Wipe() {
@@ -313,15 +317,17 @@ func (e *exchange) unbound() error {
 	}
 }
 
-// authorize is the one place that knows who may act as whom: everybody as
-// himself.
+// authorize leaves it to the policy whether the client may act for another.
 func (e *exchange) authorize() error {
 	if e.first.authzid == "" {
 		return nil
 	}
 	z, err := authn.PrepareLogin(e.first.authzid)
-	if err != nil || z != e.user && z != e.vouched.User {
-		return e.m.fail(authn.Denied, errors.New("may act for nobody else"))
+	if err != nil {
+		return e.m.fail(authn.Denied, errors.New("acts for no login name"))
+	}
+	if z != e.user && z != e.vouched.User {
+		e.vouched.For = z
 	}
 	return nil
 }
