@@ -92,13 +92,17 @@ func Before(t *Transport, now time.Time) Facts {
 	return f
 }
 
-// with returns f for a login by m: what m can never bring is known to be absent.
+// with returns f for a login by m: what m never brings is known to be absent,
+// what it always does to be there.
 func (f Facts) with(m Mechanism) Facts {
 	f.Mechanism = m.Name()
 	switch tr := m.Traits(); {
 	case tr&(Plaintext|NeedsStamp) != 0:
 		f.Principal, f.Bound = nil, false
 		f.Open &^= RealmFact | EnctypeFact | BindingFact
+	case tr&NeedsBinding != 0:
+		f.Bound = true
+		f.Open &^= BindingFact
 	case tr&NeedsPeer != 0 || f.Transport.TLS == nil && f.Open&TLSFact == 0:
 		f.Bound = false
 		f.Open &^= BindingFact

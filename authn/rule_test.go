@@ -230,12 +230,16 @@ func TestKnownBeforeLogin(t *testing.T) {
 		{"a ticket inside TLS", inTLS, 0, afterLogin},
 		{"a ticket in the clear has nothing to bind to", inClear, 0, always | RealmFact | EnctypeFact},
 		{"a password", inTLS, Plaintext, always},
+		{"what is bound to TLS", inTLS, NeedsBinding, always | RealmFact | EnctypeFact},
 		{"APOP", inTLS, Command | NeedsStamp, always},
 		{"a ticket that came first", ticket, Command | NeedsPeer, always},
 	} {
 		f := Before(tt.t, monday).with(shaped{traits: tt.m})
 		if f.Open != tt.want || f.Mechanism != "SHAPED" {
 			t.Errorf("%s: open %b, want %b", tt.name, f.Open, tt.want)
+		}
+		if f.Bound != (tt.m == NeedsBinding) {
+			t.Errorf("%s: bound %v", tt.name, f.Bound)
 		}
 		if (f.Principal == nil) != (tt.t.Peer == nil) {
 			t.Errorf("%s: principal %v", tt.name, f.Principal)
