@@ -8,15 +8,34 @@ import (
 	"github.com/kpopd/kpopd/krb5test"
 )
 
+// kdcConfiguration has the doors of [configuration] that password clients look
+// for, and a KDC judge what they say.
+const kdcConfiguration = `
+listeners:
+  - {name: pop3, address: "127.0.0.1:0", tls: starttls, policy: internet}
+  - {name: pop3s, address: "127.0.0.1:0", tls: implicit, policy: internet}
+  - {name: bare, address: "127.0.0.1:0", policy: trusted}
+  - {name: many, address: "127.0.0.1:0", tls: starttls, policy: internet}
+certificates:
+  - {name: localhost, cert: cert.pem, key: key.pem}
+policies:
+  - {name: internet, offers: [GSSAPI, PLAIN, LOGIN, USER], chain: all}
+  - {name: trusted, offers: [GSSAPI, PLAIN, LOGIN, USER], plain: trusted, trusted: [127.0.0.0/8], chain: all}
+chains:
+  - {name: all, steps: [{use: kdc, timeout: 2s}, {use: tickets}]}
+verifiers:
+  - {name: kdc, type: krb5pw, realm: EXAMPLE.TEST, kdcs: ["KDC"], service: pop/localhost}
+  - {name: tickets, type: principal, local_realms: [EXAMPLE.TEST]}
+kerberos: {keytab: keytab, replay_cache: replay}
+pop3: {hostname: localhost}
+maildrops: {root: mail}
+log: {level: debug}
+`
+
 // askKDC has a server ask a KDC about passwords, and nobody else.
 func (s *server) askKDC(t *testing.T, addr string) {
 	t.Helper()
-	s.write(t, "kpopd.yaml", strings.NewReplacer(
-		"LAYERS", "none",
-		"GSSAPI, CRAM-MD5, APOP, PLAIN", "GSSAPI, PLAIN",
-		"{use: local}", "{use: local, timeout: 2s}",
-		"type: file, users: users, digests: digests", `type: krb5pw, realm: EXAMPLE.TEST, kdcs: ["`+addr+`"], service: pop/localhost`,
-	).Replace(configuration))
+	s.write(t, "kpopd.yaml", strings.Replace(kdcConfiguration, "KDC", addr, 1))
 	s.reload(t)
 }
 

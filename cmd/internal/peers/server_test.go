@@ -30,7 +30,8 @@ type server struct {
 	more  chan struct{}     // closed when the log grows
 	doors map[string]string // addresses of the listeners
 
-	ready, reloaded, ended chan struct{} // told by the log
+	ready, ended chan struct{} // told by the log
+	reloaded     chan bool     // and whether that went well
 }
 
 // configuration has every door that a client may look for. What would use TLS
@@ -80,7 +81,7 @@ func start(t *testing.T, keytab, layers string) *server {
 	}
 	s := &server{
 		dir: t.TempDir(), more: make(chan struct{}), doors: map[string]string{},
-		ready: make(chan struct{}), reloaded: make(chan struct{}, 1), ended: make(chan struct{}),
+		ready: make(chan struct{}), reloaded: make(chan bool, 1), ended: make(chan struct{}),
 	}
 	s.write(t, "kpopd.yaml", strings.Replace(configuration, "LAYERS", cmp.Or(layers, "none"), 1))
 	s.write(t, "users", users)
@@ -150,7 +151,9 @@ func (s *server) keep(stderr io.Reader) {
 		case strings.Contains(line, " msg=started "):
 			close(s.ready)
 		case strings.Contains(line, ` msg="configuration reloaded" `):
-			s.reloaded <- struct{}{}
+			s.reloaded <- true
+		case strings.Contains(line, ` msg="configuration not reloaded`):
+			s.reloaded <- false
 		}
 	}
 }
@@ -185,7 +188,10 @@ func (s *server) reload(t *testing.T) {
 		t.Fatal(err)
 	}
 	select {
-	case <-s.reloaded:
+	case well := <-s.reloaded:
+		if !well {
+			t.Fatal("kpopd does not take the configuration")
+		}
 	case <-time.After(patience):
 		t.Fatal("kpopd does not reload")
 	}
