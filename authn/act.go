@@ -36,13 +36,13 @@ func (l *Login) actFor(ctx context.Context, id *Identity) (*Identity, error) {
 	}
 	whom := &Identity{User: id.For}
 	if Can[UserFinder](l.policy.Users) {
-		found, err := l.policy.Users.FindUser(withTrace(ctx, l.policy.Trace), id.For)
+		found, err := l.policy.Users.FindUser(l.within(ctx), id.For)
 		if err != nil {
 			return nil, fmt.Errorf("find %s, whom %s acts for: %w", id.For, id.User, err)
 		}
 		whom.Attrs, whom.Groups = found.Attrs, found.Groups
 	}
-	whom.Authn, whom.Step, whom.Expires = cmp.Or(id.Authn, id.User), id.Step, id.Expires
+	whom.Authn, whom.Step, whom.Expires, whom.Note = cmp.Or(id.Authn, id.User), id.Step, id.Expires, id.Note
 	return whom, nil
 }
 

@@ -130,21 +130,25 @@ type Ticket struct {
 
 // Identity is the outcome of a successful attempt.
 type Identity struct {
-	User      string            // canonical login name; names the maildrop
-	Authn     string            // who proved itself, when that is not User: "alice@CORP.EXAMPLE"
-	Mechanism string            // "PLAIN", "GSSAPI", "USER", "APOP", "KPOP"
-	Step      string            // chain step that vouched
-	Groups    []string          // that the user is in, as the verifier calls them
-	For       string            // another user whom the client asks to act for, in canonical form; "" once a [Login] has decided
-	Attrs     map[string]string // what the verifier knows of the user; keys in [AttrMaildrop] and its neighbours
-	Expires   time.Time         // when the proof runs out; zero for passwords
+	User       string            // canonical login name; names the maildrop
+	Authn      string            // who proved itself, when that is not User: "alice@CORP.EXAMPLE"
+	Mechanism  string            // "PLAIN", "GSSAPI", "USER", "APOP", "KPOP"
+	Step       string            // chain step that vouched
+	Groups     []string          // that the user is in, as the verifier calls them; nil when it does not know
+	Mechanisms []string          // that the user may log in with; all when empty
+	For        string            // another user whom the client asks to act for, in canonical form; "" once a [Login] has decided
+	Attrs      map[string]string // what else the verifier knows of the user; keys in [AttrMaildrop] and its neighbours
+	Expires    time.Time         // when the proof runs out; zero for passwords
+	Note       string            // for whoever reads the log: "password expires in 48h0m0s"; mostly ""
 
 	refusal error // of For by a verifier
 }
 
-// AttrMaildrop is the key in Identity.Attrs of a maildrop's location relative
-// to the root of the store.
-const AttrMaildrop = "maildrop"
+// Keys of Identity.Attrs.
+const (
+	AttrMaildrop = "maildrop"  // location of the maildrop relative to the root of the store
+	AttrMailHost = "mail-host" // server that has the user's mail
+)
 
 // Exchange is one login attempt, used by one goroutine.
 type Exchange interface {
@@ -235,6 +239,15 @@ type SecretSource interface {
 type PrincipalMapper interface {
 	Verifier
 	MapPrincipal(ctx context.Context, p *Principal, authzid string) (*Identity, error)
+}
+
+// Guard vouches for nobody and can refuse everybody: a list of users, groups or
+// networks. The guards of a chain are asked before its steps, when id is nil and
+// only the connection is known, and again about the identity that a step vouched
+// for, wherever in the chain either stands. An error is the end of the login.
+type Guard interface {
+	Verifier
+	Admit(ctx context.Context, id *Identity) error
 }
 
 // PasswordRequest is a password to check. The caller wipes Password when

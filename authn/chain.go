@@ -30,6 +30,9 @@ type Step struct {
 // a user whom an earlier one locked. When nobody says yes, an outage outranks
 // a refusal: the step that was down may have held the right password, so the
 // client hears "try later" and keeps it.
+//
+// A [Guard] has the last word on a yes, so that no order of steps and no name
+// that a directory knows a user by gets past a list.
 type Chain []Step
 
 // VerifyPassword asks every step that can check passwords.
@@ -91,6 +94,9 @@ func Can[V Verifier](c Chain) bool {
 }
 
 func walk[V Verifier](ctx context.Context, c Chain, ask func(context.Context, V) (*Identity, error)) (*Identity, error) {
+	if err := c.admit(ctx, nil); err != nil {
+		return nil, err
+	}
 	var refused error
 	var outages []error
 	for _, s := range c {
@@ -102,6 +108,9 @@ func walk[V Verifier](ctx context.Context, c Chain, ask func(context.Context, V)
 		if err == nil {
 			vouched := *id // the verifier may hand the same one to others
 			vouched.Step = s.Name()
+			if err := c.admit(ctx, &vouched); err != nil {
+				return nil, err
+			}
 			return &vouched, nil
 		}
 		switch KindOf(err) {
@@ -131,6 +140,32 @@ func walk[V Verifier](ctx context.Context, c Chain, ask func(context.Context, V)
 	default:
 		return nil, &Error{Kind: UnknownUser, Step: "chain", Err: errors.New("no step took the attempt")}
 	}
+}
+
+// admit asks the guards.
+func (c Chain) admit(ctx context.Context, id *Identity) error {
+	for _, s := range c {
+		if g, ok := s.Verifier.(Guard); ok {
+			if err := s.admit(ctx, g, id); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// admit traces a refusal. A panic is Internal.
+func (s Step) admit(ctx context.Context, g Guard, id *Identity) (err error) {
+	start := time.Now()
+	defer func() {
+		if v := recover(); v != nil {
+			err = &Error{Kind: Internal, Step: s.Name(), Err: &PanicError{v, debug.Stack()}}
+		}
+		if err != nil {
+			traceOf(ctx).step(ctx, &StepDone{Step: s.Name(), Duration: time.Since(start), Err: err})
+		}
+	}()
+	return g.Admit(ctx, id)
 }
 
 // outageOr is outages as one error, Internal when a bug is among them, or err

@@ -167,6 +167,75 @@ func TestChainSecret(t *testing.T) {
 	}
 }
 
+// gate is a guard that answers with err, or panics, from its nth question on.
+type gate struct {
+	err   error
+	from  int
+	panic bool
+	asked []*Identity
+}
+
+func (g *gate) Name() string { return "gate" }
+
+func (g *gate) Admit(_ context.Context, id *Identity) error {
+	g.asked = append(g.asked, id)
+	switch {
+	case len(g.asked) < g.from:
+		return nil
+	case g.panic:
+		panic("gate")
+	}
+	return g.err
+}
+
+// What a guard refuses no step can give, wherever either stands; and a guard that
+// fails lets nobody in.
+func TestGuard(t *testing.T) {
+	t.Parallel()
+	denied := &Error{Kind: Denied, Step: "gate"}
+	for _, tt := range []struct {
+		name  string
+		gate  gate
+		want  string
+		asked int
+	}{
+		{"admits", gate{}, "yes", 2},
+		{"refuses the connection", gate{err: denied, from: 1}, "denied", 1},
+		{"refuses the user", gate{err: denied, from: 2}, "denied", 2},
+		{"fails without a kind", gate{err: errors.New("bug"), from: 2}, "internal", 2},
+		{"is down", gate{err: context.DeadlineExceeded, from: 2}, "unavailable", 2},
+		{"panics", gate{panic: true, from: 2}, "internal", 2},
+		{"panics at once", gate{panic: true, from: 1}, "internal", 1},
+	} {
+		for _, first := range []bool{true, false} {
+			t.Run(tt.name, func(t *testing.T) {
+				g := tt.gate
+				c := Chain{yes("first"), {Verifier: &g}, yes("second")}
+				if first {
+					c[0], c[1] = c[1], c[0]
+				}
+				id, err := c.VerifyPassword(t.Context(), &PasswordRequest{})
+				if got := outcome(err); got != tt.want || (id != nil) != (err == nil) {
+					t.Errorf("got %+v, %v", id, err)
+				}
+				if len(g.asked) != tt.asked || g.asked[0] != nil || tt.asked == 2 && g.asked[1].Step != "first" {
+					t.Errorf("asked about %+v", g.asked)
+				}
+				secret := Password("secret")
+				g.asked = nil
+				c[0], c[1] = Step{Verifier: &g}, Step{Verifier: fake{name: "secrets", secret: secret, id: &Identity{User: "a"}}}
+				s, _, err := c.Secret(t.Context(), "a", "APOP")
+				if (s != nil) != (tt.want == "yes") || outcome(err) != tt.want {
+					t.Errorf("a secret: %v", err)
+				}
+				if tt.want != "yes" && tt.asked == 2 && string(secret) == "secret" {
+					t.Error("a secret that was refused was not wiped")
+				}
+			})
+		}
+	}
+}
+
 func TestChainTracesEachStepOnce(t *testing.T) {
 	t.Parallel()
 	var steps []string

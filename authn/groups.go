@@ -17,7 +17,7 @@ func (l *Login) findGroups(ctx context.Context, id *Identity) error {
 	if !wanted && !shadow || len(id.Groups) > 0 || !Can[UserFinder](p.Users) || p.Users.finds(id.Step) {
 		return nil
 	}
-	found, err := p.Users.FindUser(withTrace(ctx, p.Trace), id.User)
+	found, err := p.Users.FindUser(l.within(ctx), id.User)
 	switch {
 	case err == nil:
 		id.Groups = found.Groups

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -81,7 +83,7 @@ func (l *Login) begin(ctx context.Context, m Mechanism) (err error) {
 		return err
 	}
 	defer l.recovered(&err)
-	ex, err := m.Start(withTrace(ctx, l.policy.Trace), l.t)
+	ex, err := m.Start(l.within(ctx), l.t)
 	if err == nil && ex == nil {
 		err = &Error{Kind: Internal, Step: l.mech, Err: errors.New("started nothing")}
 	}
@@ -118,7 +120,7 @@ func (l *Login) next(ctx context.Context, response []byte) (challenge []byte, do
 		}
 		return nil, true, l.succeed(ctx)
 	}
-	challenge, done, err = l.ex.Next(withTrace(ctx, l.policy.Trace), response)
+	challenge, done, err = l.ex.Next(l.within(ctx), response)
 	switch {
 	case err != nil:
 		return nil, false, err
@@ -131,6 +133,11 @@ func (l *Login) next(ctx context.Context, response []byte) (challenge []byte, do
 	return challenge, false, nil
 }
 
+// within is ctx for what the mechanism and its chain do.
+func (l *Login) within(ctx context.Context) context.Context {
+	return withTransport(withTrace(ctx, l.policy.Trace), l.t)
+}
+
 // succeed judges the login by all that the proof has brought, and lets it in.
 func (l *Login) succeed(ctx context.Context) error {
 	id := l.ex.Identity()
@@ -139,6 +146,9 @@ func (l *Login) succeed(ctx context.Context) error {
 	}
 	if u, err := PrepareLogin(id.User); err != nil || u != id.User {
 		return &Error{Kind: Internal, Step: l.mech, Err: fmt.Errorf("succeeded for %.*q, which is no login in canonical form", MaxLogin, id.User)}
+	}
+	if len(id.Mechanisms) > 0 && !slices.Contains(id.Mechanisms, l.mech) {
+		return &Error{Kind: Denied, Step: id.Step, Err: fmt.Errorf("%s may not log in with %s", id.User, l.mech)}
 	}
 	l.facts.Open = 0
 	if err := l.findGroups(ctx, id); err != nil {
@@ -220,6 +230,9 @@ func (l *Login) end(ctx context.Context, err error) {
 	}
 	if n, ok := l.ex.(Noter); ok {
 		a.Note = n.Note()
+	}
+	if l.id != nil && l.id.Note != "" {
+		a.Note = strings.TrimPrefix(a.Note+"; "+l.id.Note, "; ")
 	}
 	if w, ok := l.ex.(Wiper); ok {
 		w.Wipe()

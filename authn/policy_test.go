@@ -222,6 +222,8 @@ func TestLogin(t *testing.T) {
 		{"success for no name", fakeExchange{done: true, id: &authn.Identity{}}, []string{""}, nil, false, authn.Internal},
 		{"success for a name that is a path", fakeExchange{done: true, id: &authn.Identity{User: "../bob"}}, []string{""}, nil, false, authn.Internal},
 		{"success for another spelling of a name", fakeExchange{done: true, id: &authn.Identity{User: "u\u0308mit"}}, []string{""}, nil, false, authn.Internal},
+		{"mechanism that the user may use", fakeExchange{done: true, id: &authn.Identity{User: "alice", Mechanisms: []string{"X", "M"}}}, []string{""}, nil, true, 0},
+		{"mechanism that the user may not use", fakeExchange{done: true, id: &authn.Identity{User: "alice", Mechanisms: []string{"X", "M-PLUS"}}, layer: true}, []string{""}, nil, false, authn.Denied},
 		{"abort in the middle", fakeExchange{challenge: []byte("c")}, []string{""}, &authn.Error{Kind: authn.Cancelled, Step: "s"}, false, authn.Cancelled},
 		{"abort without a reason", fakeExchange{challenge: []byte("c")}, []string{""}, nil, false, authn.Aborted},
 	} {
@@ -286,6 +288,30 @@ func (tt attempt) run(t *testing.T) {
 	}
 	if a.Err == nil || authn.KindOf(a.Err) != tt.want || a.Identity != nil || l.Identity() != nil || a.Layer || l.Layer() != nil {
 		t.Errorf("traced %+v, want %s", a, tt.want)
+	}
+}
+
+// The note of a verifier is told beside the mechanism's, of a login only.
+func TestLoginTellsTheVerifiersNote(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ mechanism, verifier, want string }{
+		{"", "", ""},
+		{"", "expires", "expires"},
+		{"odd", "", "odd"},
+		{"odd", "expires", "odd; expires"},
+	} {
+		var r authntest.Recorder
+		ex := &fakeExchange{done: true, note: tt.mechanism, id: &authn.Identity{User: "alice", Note: tt.verifier}}
+		l, err := policyOf(&r, fakeMech{name: "M", ex: ex}).Start(t.Context(), &authn.Transport{}, "M")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, done, err := l.Next(t.Context(), nil); !done || err != nil {
+			t.Fatal(done, err)
+		}
+		if got := r.Attempts[0].Note; got != tt.want {
+			t.Errorf("got %q, want %q", got, tt.want)
+		}
 	}
 }
 

@@ -80,3 +80,16 @@ func traceOf(ctx context.Context) *Trace {
 	t, _ := ctx.Value(traceKey{}).(*Trace)
 	return t
 }
+
+type transportKey struct{}
+
+func withTransport(ctx context.Context, t *Transport) context.Context {
+	return context.WithValue(ctx, transportKey{}, t)
+}
+
+// TransportOf is the connection that a login under way in ctx came on, nil when
+// there is none.
+func TransportOf(ctx context.Context) *Transport {
+	t, _ := ctx.Value(transportKey{}).(*Transport)
+	return t
+}

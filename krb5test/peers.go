@@ -41,6 +41,7 @@ var packages = map[string]string{
 	"pop3test":            "cyrus-clients",
 	"python3":             "python3",
 	"script":              "bsdutils",
+	"slapd":               "slapd",
 	"systemd-analyze":     "systemd",
 	"unshare":             "util-linux",
 }

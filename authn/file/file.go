@@ -274,9 +274,14 @@ func (f *files) secret(login, scheme string) (authn.Password, *authn.Identity, e
 		// unproven yet, but a later step must not let him in
 		return nil, nil, f.fail(closed.Kind, closed.Err)
 	}
-	return append(authn.Password{}, s...), u.identity(login), nil
+	id := u.identity(login)
+	if f.users == nil {
+		id.Groups = nil // nobody knows
+	}
+	return append(authn.Password{}, s...), id, nil
 }
 
+// identity has groups even where there are none: the users file knows them all.
 func (u user) identity(login string) *authn.Identity {
-	return &authn.Identity{User: login, Groups: slices.Clone(u.groups), Attrs: maps.Clone(u.attrs)}
+	return &authn.Identity{User: login, Groups: append([]string{}, u.groups...), Attrs: maps.Clone(u.attrs)}
 }
