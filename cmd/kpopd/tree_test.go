@@ -21,13 +21,16 @@ const module = "github.com/kpopd/kpopd"
 // ends in "/..." covers a whole subtree; the longest entry that fits decides.
 var directions = map[string][]string{
 	"authn":               nil, // interfaces, errors and the chain stand on the standard library
+	"authn/access":        {"authn"},
 	"authn/authntest":     {"authn"},
 	"authn/checkpassword": {"authn"},
 	"authn/cram":          {"authn"},
 	"authn/file":          {"authn", "authn/scram"}, // the keys in a digests file
 	"authn/gssapi":        {"authn", "authn/krb5"},  // a GSSAPI token carries an AP-REQ
 	"authn/krb5":          {"authn"},
-	"authn/krb5pw":        {"authn", "authn/krb5"}, // the exchange with the KDC
+	"authn/krb5pw":        {"authn", "authn/krb5"},                 // the exchange with the KDC
+	"authn/ldap":          {"authn", "authn/gssapi", "authn/krb5"}, // the verifier's own bind can be GSSAPI
+	"authn/ldap/ldaptest": {"krb5test"},                            // finds programs
 	"authn/plain":         {"authn"},
 	"authn/principal":     {"authn"},
 	"authn/scram":         {"authn"},
@@ -55,6 +58,7 @@ var thirdParty = map[string]struct {
 }{
 	"github.com/emersion/go-sasl":         {[]string{"authn/...", "cmd/kpopd", "pop3/client"}, "the contract of SASL mechanisms, and PLAIN"},
 	"github.com/go-crypt/crypt":           {[]string{"authn/file"}, "crypt(3) hashes of the password files that sites have"},
+	"github.com/go-ldap/ldap/v3":          {[]string{"authn/ldap"}, "the LDAP protocol"},
 	"github.com/go-viper/mapstructure/v2": {[]string{"cmd/internal/config"}, "viper's decoder: the hooks for durations, prefixes and enctypes"},
 	"github.com/jcmturner/gofork":         {[]string{"authn/krb5", "krb5test"}, "the ASN.1 package that gokrb5's types are made for"},
 	"github.com/jcmturner/gokrb5/v8":      {[]string{"authn/krb5", "krb5test"}, "Kerberos messages, types, keytabs and cryptography; unmaintained, so that one package hides it"},
@@ -70,6 +74,7 @@ var thirdParty = map[string]struct {
 // forTests are modules that only tests may import, any of them, and why we have
 // them.
 var forTests = map[string]string{
+	"github.com/go-asn1-ber/asn1-ber": "encodes the answers of LDAP servers that do not keep to the rules",
 	"github.com/google/go-cmp":        "shows where two values differ",
 	"github.com/rogpeppe/go-internal": "runs the whole program as a script says",
 	"github.com/xdg-go/scram":         "is a client of SCRAM that somebody else wrote",

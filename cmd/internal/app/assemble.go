@@ -13,12 +13,14 @@ import (
 	"time"
 
 	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/authn/access"
 	"github.com/kpopd/kpopd/authn/checkpassword"
 	"github.com/kpopd/kpopd/authn/cram"
 	"github.com/kpopd/kpopd/authn/file"
 	"github.com/kpopd/kpopd/authn/gssapi"
 	"github.com/kpopd/kpopd/authn/krb5"
 	"github.com/kpopd/kpopd/authn/krb5pw"
+	"github.com/kpopd/kpopd/authn/ldap"
 	"github.com/kpopd/kpopd/authn/plain"
 	"github.com/kpopd/kpopd/authn/principal"
 	"github.com/kpopd/kpopd/authn/scram"
@@ -46,7 +48,8 @@ type assembly struct {
 	salts     authn.Password // key for them; nil without SCRAM
 	acceptor  *krb5.Acceptor // nil without a keytab
 	policies  map[string]*authn.Policy
-	doors     []*door // as in cfg.Listeners
+	doors     []*door     // as in cfg.Listeners
+	closers   []io.Closer // verifiers that keep connections or write files; sessions go on with them
 
 	stop context.CancelFunc // of the background
 	wg   sync.WaitGroup
@@ -208,6 +211,9 @@ func (a *assembly) buildChains() error {
 			a.files = append(a.files, &fileVerifier{f, key})
 		}
 		a.verifiers[v.Name] = built
+		if c, ok := built.(io.Closer); ok {
+			a.closers = append(a.closers, c)
+		}
 	}
 	if len(errs) > 0 {
 		return errors.Join(errs...)
@@ -225,10 +231,15 @@ func (a *assembly) buildChains() error {
 	return nil
 }
 
-// problems is a problem for each error of err, so that each says where it is.
+// problems is a problem for each error of err, so that each says where it is: at
+// the key of its own that it names, if it does.
 func (a *assembly) problems(key string, err error) error {
 	list, ok := err.(interface{ Unwrap() []error })
 	if !ok {
+		var option *ldap.OptionError
+		if errors.As(err, &option) {
+			return a.cfg.Problem(key+"."+option.Option, option.Err)
+		}
 		return a.cfg.Problem(key, err)
 	}
 	var errs []error
@@ -254,6 +265,12 @@ func (a *assembly) openVerifier(v config.Verifier) (authn.Verifier, error) {
 			Users: v.Users, Digests: v.Digests, Key: v.DigestsKey, Hashes: v.Hashes,
 			Rehash: v.Rehash, Rehashed: a.rehashed(v),
 		})
+	case config.VerifierAllow, config.VerifierDeny:
+		return access.Open(v.Name, access.Options{
+			Allow: v.Type == config.VerifierAllow, Users: v.List, Groups: v.Groups, Networks: v.Networks,
+		})
+	case config.VerifierLDAP:
+		return ldap.Open(v.Name, ldapOptions(v, a.log))
 	case config.VerifierPrincipal:
 		return principal.New(v.Name, principal.Options{
 			LocalRealms: v.LocalRealms, Map: v.Map, K5Login: v.K5Login, Rules: v.Rules,
@@ -286,6 +303,25 @@ func (a *assembly) rehashed(v config.Verifier) func(string, error) {
 		}
 		a.log.Info("password re-hashed", "verifier", v.Name, "login", login, "scheme", v.Rehash)
 	}
+}
+
+func ldapOptions(v config.Verifier, log *slog.Logger) ldap.Options {
+	o := ldap.Options{
+		URLs: v.URLs, CA: v.CA, Cert: v.Cert, Key: v.Key, Timeout: v.Timeout, Retry: v.Retry, Connections: v.Connections,
+		Bind: v.Bind, BindDN: v.BindDN, BindPassword: v.BindPassword,
+		BindPrincipal: v.BindPrincipal, BindKeytab: v.BindKeytab, BindKrb5Conf: v.BindKrb5Conf,
+		DN: v.DN, Base: v.Base, Filter: v.Filter, PrincipalFilter: v.PrincipalFilter, FoldCase: v.FoldCase,
+		GroupBase: v.GroupBase, GroupFilter: v.GroupFilter, Log: log,
+	}
+	x := v.Attributes
+	o.Attributes = ldap.Attributes{
+		User: x.User, Aliases: x.Aliases, Groups: x.Groups, MailHost: x.MailHost, Maildrop: x.Maildrop,
+		Mechanisms: x.Mechanisms, Disabled: x.Disabled, Principals: x.Principals,
+	}
+	for _, s := range x.Secrets {
+		o.Attributes.Secrets = append(o.Attributes.Secrets, ldap.SecretAttribute(s))
+	}
+	return o
 }
 
 func (a *assembly) buildPolicies() error {
@@ -486,8 +522,10 @@ func (a *assembly) quit() {
 		a.stop()
 		a.wg.Wait()
 	}
-	for _, f := range a.files {
-		_ = f.Close() // sessions go on with it, and it writes nothing any more
+	for _, c := range a.closers {
+		if err := c.Close(); err != nil {
+			a.log.Warn("verifier not closed", "err", err)
+		}
 	}
 }
 

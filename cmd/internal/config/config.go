@@ -115,7 +115,10 @@ type Step struct {
 
 // Kinds of verifiers.
 const (
+	VerifierAllow         = "allow"         // list of those who may log in
+	VerifierDeny          = "deny"          // list of those who may not
 	VerifierFile          = "file"          // users file with hashes and secrets
+	VerifierLDAP          = "ldap"          // directory
 	VerifierPrincipal     = "principal"     // maps Kerberos principals to users
 	VerifierKrb5pw        = "krb5pw"        // asks a KDC about passwords
 	VerifierCheckpassword = "checkpassword" // runs a program that knows about passwords
@@ -125,7 +128,7 @@ const (
 // on the type.
 type Verifier struct {
 	Name string `mapstructure:"name"`
-	Type string `mapstructure:"type"` // file, principal, krb5pw or checkpassword
+	Type string `mapstructure:"type"` // file, ldap, principal, krb5pw or checkpassword; allow or deny
 
 	Users      string `mapstructure:"users"`       // file: path of logins and password hashes
 	Digests    string `mapstructure:"digests"`     // file: path of secrets for APOP and CRAM-MD5, and of keys for SCRAM
@@ -139,7 +142,7 @@ type Verifier struct {
 	Rules       []string `mapstructure:"rules"`        // principal: auth_to_local rules: "RULE:..." or "DEFAULT"
 	RuleRealms  []string `mapstructure:"rule_realms"`  // principal: realms that the rules are for; local_realms when empty
 	MailDomains []string `mapstructure:"mail_domains"` // principal, krb5pw: "alice@" any of these means alice
-	FoldCase    bool     `mapstructure:"fold_case"`    // principal, krb5pw: names differ in nothing but case (Active Directory)
+	FoldCase    bool     `mapstructure:"fold_case"`    // principal, krb5pw, ldap: names differ in nothing but case (Active Directory)
 
 	Realm   string   `mapstructure:"realm"`   // krb5pw: whose users' passwords
 	KDCs    []string `mapstructure:"kdcs"`    // krb5pw: host or host:port, asked in this order over TCP; port 88 when there is none
@@ -149,6 +152,12 @@ type Verifier struct {
 	Program string   `mapstructure:"program"` // checkpassword: absolute path
 	Args    []string `mapstructure:"args"`    // checkpassword: its arguments
 	AtOnce  int      `mapstructure:"at_once"` // checkpassword: programs that run at the same time; 16 when zero
+
+	List     string         `mapstructure:"list"`     // allow, deny: path of a file with a login on each line
+	Groups   []string       `mapstructure:"groups"`   // allow, deny: whose members are on the list
+	Networks []netip.Prefix `mapstructure:"networks"` // allow, deny: whose clients are on the list
+
+	LDAP `mapstructure:",squash"`
 }
 
 // Where the replay cache is kept.

@@ -96,8 +96,8 @@ func TestProblems(t *testing.T) {
 		{"before_tls that is not offered", "offers: [KPOP],", "offers: [KPOP], before_tls: [GSSAPI],", `k.yaml:8: policies[1].before_tls[0]: GSSAPI is not in the policy's offers`},
 		{"no root", "root: mail", "", `k.yaml:18: maildrops.root: missing; name the directory that holds the maildrops`},
 		{"verifier nobody asks", "{use: tickets}", "{use: local}", `k.yaml:16: verifiers[1]: no chain uses verifier "tickets"; remove it or name it in a step`},
-		{"type that is missing", "type: principal, ", "", `k.yaml:16: verifiers[1].type: missing; write one of checkpassword, file, krb5pw, principal`},
-		{"type that nobody knows", "type: principal, ", "type: pincipal, ", `k.yaml:16: verifiers[1].type: "pincipal" is not known; write checkpassword, file, krb5pw, principal; did you mean "principal"?`},
+		{"type that is missing", "type: principal, ", "", `k.yaml:16: verifiers[1].type: missing; write one of allow, checkpassword, deny, file, krb5pw, ldap, principal`},
+		{"type that nobody knows", "type: principal, ", "type: pincipal, ", `k.yaml:16: verifiers[1].type: "pincipal" is not known; write allow, checkpassword, deny, file, krb5pw, ldap, principal; did you mean "principal"?`},
 		{"key of another type", "users: users,", "users: users, local_realms: [X],", `k.yaml:15: verifiers[0].local_realms: is no key of type file, which takes users, digests, digests_key, hashes, rehash`},
 		{"file without files", "users: users, digests: digests", "hashes: 3", `k.yaml:15: verifiers[0].users: missing; name the users file, a digests file, or both`},
 		{"mapper that maps nobody", ", local_realms: [Demo.TEST]", "", `k.yaml:16: verifiers[1]: maps nobody; set local_realms, map, k5login or rules`},
@@ -165,6 +165,110 @@ func TestOverlap(t *testing.T) {
 	} {
 		if overlap(c.a, c.b) != c.want || overlap(c.b, c.a) != c.want {
 			t.Errorf("%s and %s: want %v", c.a, c.b, c.want)
+		}
+	}
+}
+
+// Lists of users, groups and networks.
+func TestListProblems(t *testing.T) {
+	t.Parallel()
+	const text = `listeners:
+  - {name: pop3s, address: ":995", tls: implicit, policy: internet}
+certificates:
+  - {name: mail, cert: mail.crt, key: mail.key}
+policies:
+  - {name: internet, offers: [PLAIN], chain: staff}
+chains:
+  - name: staff
+    steps:
+      - {use: gone}
+      - {use: corp}
+verifiers:
+  - {name: gone, type: deny, list: gone, networks: [192.0.2.0/24]}
+  - {name: corp, type: ldap, urls: ["ldaps://ldap.example"], dn: "uid=%u,dc=example"}
+maildrops: {root: mail}
+`
+	c, err := Parse("/etc/kpopd/k.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Verifiers[0].List != "/etc/kpopd/gone" {
+		t.Errorf("got %+v", c.Verifiers[0])
+	}
+	for _, tt := range []struct{ old, new, want string }{
+		{"list: gone", "list: gone, groups: [x]", `k.yaml:10: chains[0].steps[0]: verifier "corp" knows no groups, so that "gone"`},
+		{"list: gone, networks: [192.0.2.0/24]", "list: ''", "k.yaml:13: verifiers[0]: the list is empty"},
+		{"{use: gone}", "{use: gone, on_reject: continue}", "k.yaml:10: chains[0].steps[0]: a list of type deny has the last word"},
+		{"dn: ", "groups: [x], dn: ", "k.yaml:14: verifiers[1].groups: is no key of type ldap"},
+		{"type: deny, ", "type: deny, urls: [x], ", "k.yaml:13: verifiers[0].urls: is no key of type deny, which takes list, groups, networks"},
+		{"192.0.2.0/24", "192.0.2.0", "k.yaml:13: verifiers[0].networks[0]: "},
+		{"      - {use: corp}\n", "", `k.yaml:6: policies[0].offers[0]: no step of chain "staff" can judge PLAIN`},
+	} {
+		_, err := Parse("k.yaml", []byte(strings.Replace(text, tt.old, tt.new, 1)))
+		if err == nil || !strings.Contains("\n"+err.Error(), "\n"+tt.want) {
+			t.Errorf("%s:\ngot:  %v\nwant: %s", tt.new, err, tt.want)
+		}
+	}
+	known := strings.NewReplacer("list: gone", "groups: [x]", "dn: ", "attributes: {groups: memberOf}, dn: ").Replace(text)
+	if _, err := Parse("k.yaml", []byte(known)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLDAPProblems(t *testing.T) {
+	t.Parallel()
+	const text = `listeners:
+  - {name: pop3s, address: ":995", tls: implicit, policy: internet}
+certificates:
+  - {name: mail, cert: mail.crt, key: mail.key}
+policies:
+  - {name: internet, offers: [CRAM-MD5, PLAIN], chain: staff}
+chains:
+  - {name: staff, steps: [{use: corp}]}
+verifiers:
+  - name: corp
+    type: ldap
+    urls: ["ldaps://ldap.example"]
+    ca: ca.pem
+    dn: uid=%u,dc=example
+    timeout: 2s
+    attributes:
+      secrets: [{scheme: CRAM-MD5, attribute: digest}]
+maildrops: {root: mail}
+`
+	c, err := Parse("/etc/kpopd/k.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := c.Verifiers[0]; v.CA != "/etc/kpopd/ca.pem" || v.Timeout != 2*time.Second || v.Attributes.Secrets[0].Attribute != "digest" {
+		t.Errorf("got %+v", v)
+	}
+	for _, tt := range []struct{ old, new, want string }{
+		{"urls: [\"ldaps://ldap.example\"]", "urls: []", "k.yaml:12: verifiers[0].urls: missing; name at least one server"},
+		{"    dn: uid=%u,dc=example\n", "", "k.yaml:10: verifiers[0].filter: missing; say how a user is found"},
+		{"dn: uid", "bind: sasl\n    dn: uid", `k.yaml:14: verifiers[0].bind: "sasl" is not known; write none, simple, external, gssapi`},
+		{"2s", "-2s", "k.yaml:15: verifiers[0].timeout: -2s is out of range"},
+		{"2s", "2", `k.yaml:15: verifiers[0].timeout: "2" is no duration`},
+		{"scheme: CRAM-MD5", "scheme: PLAIN", `k.yaml:17: verifiers[0].attributes.secrets[0].scheme: "PLAIN" has no secrets; write APOP or CRAM-MD5`},
+		{"scheme: CRAM-MD5", "scheme: APOP", `k.yaml:6: policies[0].offers[0]: no step of chain "staff" can judge CRAM-MD5; add a verifier of type file with digests, or ldap with attributes.secrets for it`},
+		{"offers: [CRAM-MD5,", "offers: [GSSAPI, CRAM-MD5,", `k.yaml:6: policies[0].offers[0]: GSSAPI needs a keytab`},
+		{"maildrops:", "kerberos: {keytab: k}\nmaildrops:", ""},
+		{"attribute: digest", "atribute: digest", `k.yaml:17: verifiers[0].attributes.secrets[0].atribute: unknown key; did you mean "attribute"?`},
+		{"attributes:", "atributes:", `k.yaml:16: verifiers[0].atributes: unknown key; did you mean "attributes"?`},
+		{"type: ldap", "type: file\n    users: u", "k.yaml:13: verifiers[0].urls: is no key of type file, which takes users"},
+		{"type: ldap", "type: ldap\n    users: u", "k.yaml:12: verifiers[0].users: is no key of type ldap, which takes urls"},
+		{"type: ldap", "type: ldap\n    rules: [DEFAULT]", "k.yaml:12: verifiers[0].rules: is no key of type ldap"},
+		{"type: ldap", "type: ldap\n    ',squash': 1", "k.yaml:12: verifiers[0].,squash: unknown key"},
+	} {
+		_, err := Parse("k.yaml", []byte(strings.Replace(text, tt.old, tt.new, 1)))
+		if tt.want == "" {
+			if err != nil {
+				t.Errorf("%s: %v", tt.new, err)
+			}
+			continue
+		}
+		if err == nil || !strings.Contains("\n"+err.Error(), "\n"+tt.want) {
+			t.Errorf("%s:\ngot:  %v\nwant: %s", tt.new, err, tt.want)
 		}
 	}
 }

@@ -27,6 +27,9 @@ import (
 // dot, would split names.
 const delimiter = "::"
 
+// squash is the tag of a struct whose keys stand among those of the one around it.
+const squash = ",squash"
+
 // Load reads and validates the configuration in file. The error holds one
 // [Problem] for each thing that is wrong. Relative paths in the file are
 // relative to its folder.
@@ -145,7 +148,7 @@ func isText(t reflect.Type) bool {
 func walkKeys(p *problems, n *yaml.Node, t reflect.Type, path string) {
 	fields := map[string]reflect.Type{}
 	for _, f := range reflect.VisibleFields(t) {
-		if key := f.Tag.Get("mapstructure"); key != "" {
+		if key := f.Tag.Get("mapstructure"); key != "" && key != squash {
 			fields[key] = f.Type
 		}
 	}
@@ -273,7 +276,8 @@ func (c *Config) resolve() {
 		fix(&c.Certificates[i].Cert, &c.Certificates[i].Key)
 	}
 	for i := range c.Verifiers {
-		fix(&c.Verifiers[i].Users, &c.Verifiers[i].Digests, &c.Verifiers[i].DigestsKey, &c.Verifiers[i].Map)
+		v := &c.Verifiers[i]
+		fix(&v.Users, &v.Digests, &v.DigestsKey, &v.Map, &v.List, &v.CA, &v.Cert, &v.Key, &v.BindPassword, &v.BindKeytab, &v.BindKrb5Conf)
 	}
 	fix(&c.Kerberos.Keytab, &c.SCRAM.SaltKey, &c.Maildrops.Root)
 	if c.Kerberos.ReplayCache != ReplayMemory {

@@ -108,7 +108,7 @@ func TestRuleProblems(t *testing.T) {
 		{"the clear where there is none", `tls: starttls, policy`, `tls: implicit, policy`, `k.yaml:12: policies[0].rules[0].tls[0]: no connection that the rule meets is ever like that; remove it`},
 		{"mechanism that is not offered", rule, `{mechanisms: [APOP], action: deny}`, `k.yaml:12: policies[0].rules[0].mechanisms[0]: APOP is not in the policy's offers`},
 		{"login that nobody has", rule, `{users: [a b], action: deny}`, `k.yaml:12: policies[0].rules[0].users[0]: "a b" is no login in canonical form, so nobody ever has it`},
-		{"groups that nobody knows", `{name: secure, offers: [CRAM-MD5], chain: staff}`, `{name: secure, offers: [GSSAPI], chain: tickets, rules: [{groups: [x], action: deny}]}`, `k.yaml:21: policies[2].rules[0].groups: no step of chain "tickets" knows groups; add a verifier of type file with users`},
+		{"groups that nobody knows", `{name: secure, offers: [CRAM-MD5], chain: staff}`, `{name: secure, offers: [GSSAPI], chain: tickets, rules: [{groups: [x], action: deny}]}`, `k.yaml:21: policies[2].rules[0].groups: no step of chain "tickets" knows groups; add a verifier of type file with users, or ldap with attributes.groups or group_filter`},
 		{"realm of a password", rule, `{mechanisms: [PLAIN], realms: [OLD.TEST], action: deny}`, `k.yaml:12: policies[0].rules[0].realms: never hold: no mechanism that the rule meets brings a ticket`},
 		{"enctype of a password", rule, `{mechanisms: [PLAIN], enctypes: [rc4-hmac], action: deny}`, `k.yaml:12: policies[0].rules[0].enctypes: never hold: no mechanism that the rule meets brings a ticket`},
 		{"enctype that is not there", rule, `{enctypes: [des-cbc-crc], action: deny}`, `k.yaml:12: policies[0].rules[0].enctypes[0]: no enctype "des-cbc-crc"`},

@@ -33,27 +33,37 @@ type judge struct {
 }
 
 var (
-	byHash = judge{"type krb5pw, checkpassword, or file with users", func(v Verifier) bool {
-		return v.Type == VerifierFile && v.Users != "" || v.Type == VerifierKrb5pw || v.Type == VerifierCheckpassword
+	byHash = judge{"type krb5pw, checkpassword, ldap, or file with users", func(v Verifier) bool {
+		return v.Type == VerifierFile && v.Users != "" || v.Type == VerifierKrb5pw || v.Type == VerifierCheckpassword || v.Type == VerifierLDAP
 	}}
-	bySecret = judge{"type file with digests", func(v Verifier) bool { return v.Type == VerifierFile && v.Digests != "" }}
-	byTicket = judge{"type principal", func(v Verifier) bool { return v.Type == VerifierPrincipal }}
-	byGroup  = judge{"type file with users", func(v Verifier) bool { return v.Type == VerifierFile && v.Users != "" }}
+	byTicket = judge{"type principal, or ldap with principal_filter", func(v Verifier) bool {
+		return v.Type == VerifierPrincipal || v.Type == VerifierLDAP && v.PrincipalFilter != ""
+	}}
+	byGroup = judge{"type file with users, or ldap with attributes.groups or group_filter", func(v Verifier) bool { return v.knowsGroups() }}
 )
+
+func bySecret(scheme string) judge {
+	return judge{"type file with digests, or ldap with attributes.secrets for it", func(v Verifier) bool {
+		return v.Type == VerifierFile && v.Digests != "" || v.Type == VerifierLDAP && v.hasSecret(scheme)
+	}}
+}
 
 var mechanisms = []mechanism{
 	{name: "KPOP", kerberos: true, judge: byTicket},
 	{name: "GSSAPI", kerberos: true, judge: byTicket},
-	{name: "SCRAM-SHA-256-PLUS", scram: true, bound: true, judge: bySecret},
-	{name: "SCRAM-SHA-256", scram: true, judge: bySecret},
-	{name: "SCRAM-SHA-1-PLUS", scram: true, bound: true, judge: bySecret},
-	{name: "SCRAM-SHA-1", scram: true, judge: bySecret},
-	{name: "CRAM-MD5", judge: bySecret},
-	{name: "APOP", judge: bySecret},
+	{name: "SCRAM-SHA-256-PLUS", scram: true, bound: true, judge: bySecret("SCRAM-SHA-256")},
+	{name: "SCRAM-SHA-256", scram: true, judge: bySecret("SCRAM-SHA-256")},
+	{name: "SCRAM-SHA-1-PLUS", scram: true, bound: true, judge: bySecret("SCRAM-SHA-1")},
+	{name: "SCRAM-SHA-1", scram: true, judge: bySecret("SCRAM-SHA-1")},
+	{name: "CRAM-MD5", judge: bySecret("CRAM-MD5")},
+	{name: "APOP", judge: bySecret("APOP")},
 	{name: "PLAIN", plaintext: true, judge: byHash},
 	{name: "LOGIN", plaintext: true, judge: byHash},
 	{name: "USER", plaintext: true, judge: byHash},
 }
+
+// secretSchemes are the mechanisms that compare with a stored secret.
+func secretSchemes() []string { return []string{"APOP", "CRAM-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256"} }
 
 func mechanismNamed(name string) (mechanism, bool) {
 	i := slices.IndexFunc(mechanisms, func(m mechanism) bool { return m.name == name })
@@ -317,11 +327,41 @@ func (p *problems) chain(at string, x Chain) {
 	}
 	for i, s := range x.Steps {
 		key := fmt.Sprintf("%s.steps[%d]", at, i)
-		refer(p, key+".use", "verifier", s.Use, p.c.Verifiers, func(v Verifier) string { return v.Name })
+		v, ok := refer(p, key+".use", "verifier", s.Use, p.c.Verifiers, func(v Verifier) string { return v.Name })
+		if ok && v.isGuard() {
+			p.guard(key, s, v, x)
+		}
 		p.oneOf(key+".on_reject", s.OnReject, NextContinue, NextReturn)
 		p.oneOf(key+".on_unavailable", s.OnUnavailable, NextContinue, NextReturn)
 		p.notNegative(key+".timeout", s.Timeout)
 	}
+}
+
+// guard refuses a list that could not know whom a step of its chain lets in, and
+// settings of a step that mean nothing to it.
+func (p *problems) guard(at string, s Step, v Verifier, x Chain) {
+	if s.Timeout != 0 || s.OnReject != "" || s.OnUnavailable != "" {
+		p.add(at, "a list of type %s has the last word on every login of the chain; timeout, on_reject and on_unavailable have no effect", v.Type)
+	}
+	if len(v.Groups) == 0 {
+		return
+	}
+	for _, other := range x.Steps {
+		i := slices.IndexFunc(p.c.Verifiers, func(v Verifier) bool { return v.Name == other.Use })
+		if i >= 0 && !p.c.Verifiers[i].isGuard() && !p.c.Verifiers[i].knowsGroups() {
+			p.add(at, "verifier %q knows no groups, so that %q could not tell who is on its list; "+
+				"use one of %s, or another chain", other.Use, v.Name, byGroup.what)
+		}
+	}
+}
+
+func (v *Verifier) isGuard() bool { return v.Type == VerifierAllow || v.Type == VerifierDeny }
+
+func (v *Verifier) hasList() bool { return v.List != "" || len(v.Groups)+len(v.Networks) > 0 }
+
+func (v *Verifier) knowsGroups() bool {
+	return v.Type == VerifierFile && v.Users != "" ||
+		v.Type == VerifierLDAP && (v.Attributes.Groups != "" || v.GroupFilter != "")
 }
 
 func (p *problems) verifier(at string, v Verifier) {
@@ -346,6 +386,10 @@ func (p *problems) verifier(at string, v Verifier) {
 		}
 	}
 	switch v.Type {
+	case VerifierAllow, VerifierDeny:
+		if !v.hasList() {
+			p.add(at, "the list is empty; set list, groups or networks")
+		}
 	case VerifierFile:
 		if v.Users == "" && v.Digests == "" {
 			p.add(at+".users", "missing; name the users file, a digests file, or both")
@@ -360,6 +404,8 @@ func (p *problems) verifier(at string, v Verifier) {
 		if v.Rehash != "" && v.Users == "" {
 			p.add(at+".rehash", "has no hashes without users; name the users file")
 		}
+	case VerifierLDAP:
+		p.ldap(at, &v.LDAP)
 	case VerifierPrincipal:
 		if len(v.LocalRealms)+len(v.Rules) == 0 && v.Map == "" && v.K5Login == "" {
 			p.add(at, "maps nobody; set local_realms, map, k5login or rules")
@@ -382,7 +428,14 @@ func (p *problems) verifier(at string, v Verifier) {
 
 // verifierKeys are the keys of each type, besides name and type.
 var verifierKeys = map[string][]string{
-	VerifierFile:          {"users", "digests", "digests_key", "hashes", "rehash"},
+	VerifierAllow: {"list", "groups", "networks"},
+	VerifierDeny:  {"list", "groups", "networks"},
+	VerifierFile:  {"users", "digests", "digests_key", "hashes", "rehash"},
+	VerifierLDAP: {
+		"urls", "ca", "cert", "key", "timeout", "retry", "connections", "bind", "bind_dn", "bind_password",
+		"bind_principal", "bind_keytab", "bind_krb5_conf",
+		"dn", "base", "filter", "principal_filter", "fold_case", "attributes", "group_base", "group_filter",
+	},
 	VerifierPrincipal:     {"local_realms", "map", "k5login", "rules", "rule_realms", "mail_domains", "fold_case"},
 	VerifierKrb5pw:        {"realm", "kdcs", "service", "mail_domains", "domain", "fold_case"},
 	VerifierCheckpassword: {"program", "args", "at_once"},
@@ -395,7 +448,7 @@ func (v Verifier) keys() []string {
 	var set []string
 	x := reflect.ValueOf(v)
 	for _, f := range reflect.VisibleFields(x.Type()) {
-		if key := f.Tag.Get("mapstructure"); key != "name" && key != "type" && !x.FieldByIndex(f.Index).IsZero() {
+		if key := f.Tag.Get("mapstructure"); key != "name" && key != "type" && key != squash && !x.FieldByIndex(f.Index).IsZero() {
 			set = append(set, key)
 		}
 	}

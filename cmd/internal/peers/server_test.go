@@ -75,6 +75,12 @@ log: {level: debug}
 // between, "none" when empty.
 func start(t *testing.T, keytab, layers string) *server {
 	t.Helper()
+	return startWith(t, keytab, strings.Replace(configuration, "LAYERS", cmp.Or(layers, "none"), 1))
+}
+
+// startWith is start with a configuration of its own.
+func startWith(t *testing.T, keytab, configuration string) *server {
+	t.Helper()
 	bin, err := command()
 	if err != nil {
 		t.Fatal(err)
@@ -83,7 +89,7 @@ func start(t *testing.T, keytab, layers string) *server {
 		dir: t.TempDir(), more: make(chan struct{}), doors: map[string]string{},
 		ready: make(chan struct{}), reloaded: make(chan bool, 1), ended: make(chan struct{}),
 	}
-	s.write(t, "kpopd.yaml", strings.Replace(configuration, "LAYERS", cmp.Or(layers, "none"), 1))
+	s.write(t, "kpopd.yaml", configuration)
 	s.write(t, "users", users)
 	s.write(t, "digests", digests)
 	s.makeKeys(t)
