@@ -156,7 +156,9 @@ type Exchange interface {
 	// initial response (an empty one is []byte{}), and returns the next
 	// challenge. done with a nil error means success: Identity is set. A
 	// challenge together with done is sent and answered by an empty response
-	// before the client is told (RFC 5034 section 4). Errors are [*Error].
+	// before the client is told (RFC 5034 section 4). A challenge together with
+	// an error is sent too, and whatever the client answers, the attempt ends
+	// with that error (RFC 7628 section 3.2.2). Errors are [*Error].
 	// Next neither keeps nor changes response after it returns.
 	Next(ctx context.Context, response []byte) (challenge []byte, done bool, err error)
 	// Identity is nil until Next was done without an error.
@@ -210,6 +212,7 @@ const (
 	NeedsPeer                       // judges Transport.Peer: KPOP
 	NeedsStamp                      // judges Transport.Stamp: APOP
 	NeedsBinding                    // is bound to TLS: SCRAM-SHA-256-PLUS
+	NeedsTLS                        // not in the clear, whomever the policy trusts: OAUTHBEARER, XOAUTH2
 )
 
 // Verifier is one place that can vouch for a client. It implements one or
@@ -248,6 +251,21 @@ type PrincipalMapper interface {
 type Guard interface {
 	Verifier
 	Admit(ctx context.Context, id *Identity) error
+}
+
+// TokenVerifier checks a bearer token (RFC 6750): OAUTHBEARER, XOAUTH2.
+type TokenVerifier interface {
+	Verifier
+	VerifyToken(ctx context.Context, r *TokenRequest) (*Identity, error)
+}
+
+// TokenRequest is a token to check. The caller wipes Token when VerifyToken
+// returns. The verifier judges whether the token is good for Login, whose
+// domain it may strip: Identity.User is what came of it.
+type TokenRequest struct {
+	Transport *Transport
+	Login     string // that the client asked for, "" when it asked for none
+	Token     Password
 }
 
 // PasswordRequest is a password to check. The caller wipes Password when

@@ -58,6 +58,13 @@ func (c Chain) mapPrincipal(ctx context.Context, p *Principal, authzid string) (
 	})
 }
 
+// VerifyToken asks every step that can check tokens.
+func (c Chain) VerifyToken(ctx context.Context, r *TokenRequest) (*Identity, error) {
+	return walk(ctx, c, func(ctx context.Context, v TokenVerifier) (*Identity, error) {
+		return v.VerifyToken(ctx, r)
+	})
+}
+
 // Secret asks every step that stores secrets.
 func (c Chain) Secret(ctx context.Context, login, scheme string) (Password, *Identity, error) {
 	var secret Password

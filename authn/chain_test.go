@@ -39,6 +39,10 @@ func (f fake) VerifyPassword(ctx context.Context, _ *PasswordRequest) (*Identity
 	return f.answer(ctx)
 }
 
+func (f fake) VerifyToken(ctx context.Context, _ *TokenRequest) (*Identity, error) {
+	return f.answer(ctx)
+}
+
 func (f fake) Secret(ctx context.Context, _, _ string) (Password, *Identity, error) {
 	id, err := f.answer(ctx)
 	return f.secret, id, err
@@ -93,13 +97,16 @@ func TestChain(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				id, err := tt.chain.VerifyPassword(t.Context(), &PasswordRequest{Login: "a"})
-				switch {
-				case tt.step != "" && (err != nil || id.Step != tt.step):
-					t.Errorf("got %v, %v, want yes from %s", id, err, tt.step)
-				case tt.step == "" && (err == nil || id != nil || KindOf(err) != tt.want):
-					t.Errorf("got %v, %v, want %s", id, err, tt.want)
+				check := func(id *Identity, err error) {
+					switch {
+					case tt.step != "" && (err != nil || id.Step != tt.step):
+						t.Errorf("got %v, %v, want yes from %s", id, err, tt.step)
+					case tt.step == "" && (err == nil || id != nil || KindOf(err) != tt.want):
+						t.Errorf("got %v, %v, want %s", id, err, tt.want)
+					}
 				}
+				check(tt.chain.VerifyPassword(t.Context(), &PasswordRequest{Login: "a"}))
+				check(tt.chain.VerifyToken(t.Context(), &TokenRequest{Login: "a"}))
 			})
 		})
 	}

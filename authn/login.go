@@ -23,6 +23,8 @@ type Login struct {
 	proven bool      // the exchange succeeded; its last challenge waits for the empty response
 	ended  bool
 
+	refusal error // the exchange failed; its last challenge waits for any response
+
 	facts  Facts  // of one moment: an attempt does not meet two policies when the hour strikes
 	ruling ruling // of the policy's rules on facts
 	reason error  // why the policy refuses, as far as it has been asked; nil when it does not
@@ -95,9 +97,10 @@ func (l *Login) begin(ctx context.Context, m Mechanism) (err error) {
 }
 
 // Next is [Exchange].Next, but that it never returns a challenge together with
-// done: it asks for the empty response of RFC 5034 section 4 itself, so that a
-// client that cancels there has not logged in. A panic inside the mechanism is
-// an Internal error.
+// done, or with an error: it asks for the response itself. A client that
+// cancels after the challenge of RFC 5034 section 4 has not logged in, and
+// nothing that it answers to the one of RFC 7628 section 3.2.2 meets the
+// mechanism. A panic inside the mechanism is an Internal error.
 func (l *Login) Next(ctx context.Context, response []byte) (challenge []byte, done bool, err error) {
 	if l.ended {
 		return nil, false, &Error{Kind: Internal, Step: l.mech, Err: errors.New("the attempt is over")}
@@ -114,6 +117,9 @@ func (l *Login) Next(ctx context.Context, response []byte) (challenge []byte, do
 
 func (l *Login) next(ctx context.Context, response []byte) (challenge []byte, done bool, err error) {
 	defer l.recovered(&err)
+	if l.refusal != nil {
+		return nil, false, l.refusal
+	}
 	if l.proven {
 		if len(response) > 0 {
 			return nil, false, &Error{Kind: Malformed, Step: l.mech, Err: errors.New("data after the last challenge")}
@@ -122,6 +128,9 @@ func (l *Login) next(ctx context.Context, response []byte) (challenge []byte, do
 	}
 	challenge, done, err = l.ex.Next(l.within(ctx), response)
 	switch {
+	case err != nil && challenge != nil:
+		l.refusal = err
+		return challenge, false, nil
 	case err != nil:
 		return nil, false, err
 	case done && challenge != nil:
@@ -200,12 +209,18 @@ func (l *Login) Layer() func(net.Conn) net.Conn {
 }
 
 // Abort records that the attempt ended from outside: the client cancelled it
-// or went away. It does nothing when the attempt has ended already.
-func (l *Login) Abort(ctx context.Context, err error) {
-	if err == nil {
+// or went away. It does nothing when the attempt has ended already. An attempt
+// that was refused before, so that only the client's answer was wanting, is
+// recorded as refused: the refusal is returned, which is nil mostly.
+func (l *Login) Abort(ctx context.Context, err error) (refused error) {
+	switch {
+	case l.refusal != nil:
+		err = l.refusal
+	case err == nil:
 		err = &Error{Kind: Aborted, Step: l.mech}
 	}
 	l.end(ctx, err)
+	return l.refusal
 }
 
 func (l *Login) end(ctx context.Context, err error) {

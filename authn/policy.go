@@ -109,6 +109,8 @@ func (p *Policy) allows(m Mechanism, t *Transport) error {
 		return errors.New("it is bound to TLS, start TLS first")
 	case tr&NeedsBinding != 0 && !t.Bindable():
 		return errors.New("it is bound to TLS, which does not end here")
+	case tr&NeedsTLS != 0 && t.TLS == nil:
+		return errors.New("it shows a token, start TLS first")
 	case t.TLS != nil || tr&NeedsPeer != 0:
 		return nil
 	case tr&Plaintext != 0 && !p.trusts(t.Remote.Addr()):

@@ -242,6 +242,20 @@ func TestRule133DataWithSuccess(t *testing.T) {
 	}
 }
 
+func TestRule164RefusalIsAChallenge(t *testing.T) {
+	t.Parallel()
+	refuse := fakeExchange{challenge: []byte("{}"), err: &authn.Error{Kind: authn.Rejected, Step: "s"}, id: alice(), layer: true}
+	for _, tt := range []attempt{
+		{"an empty answer", refuse, []string{"", ""}, nil, false, authn.Rejected},
+		{"any answer", refuse, []string{"", "\x01"}, nil, false, authn.Rejected},
+		{"a cancelled refusal is a refusal", refuse, []string{""}, &authn.Error{Kind: authn.Cancelled, Step: "s"}, false, authn.Rejected},
+		{"and so is one whose client went away", refuse, []string{""}, nil, false, authn.Rejected},
+		{"an error outranks done", fakeExchange{challenge: []byte("{}"), done: true, err: refuse.err, id: alice()}, []string{"", ""}, nil, false, authn.Rejected},
+	} {
+		t.Run(tt.name, tt.run)
+	}
+}
+
 // run checks the outcome, and that it is traced once.
 func (tt attempt) run(t *testing.T) {
 	t.Parallel()

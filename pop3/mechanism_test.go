@@ -12,17 +12,22 @@ import (
 // script are mechanisms that show what the engine does with an exchange.
 func script(*people) []authn.Mechanism {
 	return []authn.Mechanism{
-		echo{name: "X-ECHO"}, echo{name: "X-FINAL", final: true}, echo{name: "X-LAYER", layer: true}, echo{name: "X-LARGE", large: true},
+		echo{name: "X-ECHO"},
+		echo{name: "X-FINAL", final: true},
+		echo{name: "X-LAYER", layer: true},
+		echo{name: "X-LARGE", large: true},
+		echo{name: "X-REASON", reason: true},
 	}
 }
 
 // echo is a mechanism whose client sends first. It challenges with the
 // response before, until the client sends "ok alice".
 type echo struct {
-	name  string
-	final bool // sends "v=proof" together with success, as SCRAM does
-	layer bool // negotiates a security layer that is a swapCase
-	large bool // challenges with the number of octets that came
+	name   string
+	final  bool // sends "v=proof" together with success, as SCRAM does
+	layer  bool // negotiates a security layer that is a swapCase
+	large  bool // challenges with the number of octets that came
+	reason bool // sends "reason" before a refusal, as OAUTHBEARER does
 }
 
 func (e echo) Name() string       { return e.name }
@@ -51,7 +56,11 @@ func (e *echoExchange) Next(_ context.Context, response []byte) ([]byte, bool, e
 	case response == nil:
 		return nil, false, nil
 	case string(response) == "no":
-		return nil, false, &authn.Error{Kind: authn.Rejected, Step: e.name, Err: errors.New("the client wants it so")}
+		var reason []byte
+		if e.reason {
+			reason = []byte("reason")
+		}
+		return reason, false, &authn.Error{Kind: authn.Rejected, Step: e.name, Err: errors.New("the client wants it so")}
 	case string(response) != "ok alice":
 		if e.large {
 			return []byte(strconv.Itoa(len(response))), false, nil

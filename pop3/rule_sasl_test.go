@@ -143,6 +143,7 @@ func TestRule138_WithoutPassword(t *testing.T)       { play(t, "rule138-*.txt") 
 func TestRule139_AuthWithoutArgument(t *testing.T)   { play(t, "rule139-*.txt") }
 func TestRule140_MechanismName(t *testing.T)         { play(t, "rule140-*.txt") }
 func TestRule141_OneText(t *testing.T)               { play(t, "rule141-*.txt") }
+func TestRule164_RefusalIsAChallenge(t *testing.T)   { play(t, "rule164-*.txt") }
 
 // An exchange that the connection ends is told as aborted, and one that the
 // client ends as cancelled. Neither is a wrong password.

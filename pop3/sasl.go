@@ -86,10 +86,19 @@ func (s *session) converse(ctx context.Context, l *authn.Login, mech string, res
 		}
 		s.challenge(challenge)
 		if response, err = s.response(ctx); err != nil {
-			l.Abort(ctx, ended(mech, err))
-			return err
+			return giveUp(ctx, l, mech, err)
 		}
 	}
+}
+
+// giveUp records that err came in place of a response, and returns what the
+// client is told: of a refusal that it knew of already, "*" makes nothing else.
+func giveUp(ctx context.Context, l *authn.Login, mech string, err error) error {
+	refused := l.Abort(ctx, ended(mech, err))
+	if refused == nil || kindOf(err) == authn.Aborted {
+		return err
+	}
+	return refused
 }
 
 // ended is err as the end of an exchange of mech.

@@ -20,6 +20,7 @@ type Fake struct {
 	Passwords  map[string]string                             // login to password
 	Secrets    map[string]map[string]string                  // scheme to login to secret
 	Principals map[string][]string                           // Principal.String() to logins, the first for clients that ask for none
+	Tokens     map[string]string                             // token to login
 	Attrs      map[string]string                             // of every identity
 	Err        error                                         // answer to everything when not nil
 	Hook       func(context.Context, *authn.PasswordRequest) // runs before a password is judged
@@ -30,6 +31,7 @@ var (
 	_ authn.PasswordVerifier = (*Fake)(nil)
 	_ authn.SecretSource     = (*Fake)(nil)
 	_ authn.PrincipalMapper  = (*Fake)(nil)
+	_ authn.TokenVerifier    = (*Fake)(nil)
 )
 
 // Name implements [authn.Verifier].
@@ -96,6 +98,21 @@ func (f *Fake) MapPrincipal(_ context.Context, p *authn.Principal, authzid strin
 	id := f.identity(authzid)
 	id.Authn, id.Expires = p.String(), p.Expires
 	return id, nil
+}
+
+// VerifyToken implements [authn.TokenVerifier].
+func (f *Fake) VerifyToken(_ context.Context, r *authn.TokenRequest) (*authn.Identity, error) {
+	f.Asked.Add(1)
+	login, ok := f.Tokens[string(r.Token)]
+	switch {
+	case f.Err != nil:
+		return nil, f.Err
+	case !ok:
+		return nil, f.fail(authn.Rejected)
+	case r.Login != "" && r.Login != login:
+		return nil, f.fail(authn.Denied)
+	}
+	return f.identity(login), nil
 }
 
 // Account is a user that a verifier under test knows.

@@ -31,6 +31,7 @@ var directions = map[string][]string{
 	"authn/krb5pw":        {"authn", "authn/krb5"},                 // the exchange with the KDC
 	"authn/ldap":          {"authn", "authn/gssapi", "authn/krb5"}, // the verifier's own bind can be GSSAPI
 	"authn/ldap/ldaptest": {"krb5test"},                            // finds programs
+	"authn/oauthbearer":   {"authn"},
 	"authn/plain":         {"authn"},
 	"authn/principal":     {"authn"},
 	"authn/scram":         {"authn"},
