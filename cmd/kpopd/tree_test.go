@@ -32,6 +32,8 @@ var directions = map[string][]string{
 	"authn/ldap":          {"authn", "authn/gssapi", "authn/krb5"}, // the verifier's own bind can be GSSAPI
 	"authn/ldap/ldaptest": {"krb5test"},                            // finds programs
 	"authn/oauthbearer":   {"authn"},
+	"authn/oidc":          {"authn"},
+	"authn/oidc/oidctest": nil, // for tests
 	"authn/plain":         {"authn"},
 	"authn/principal":     {"authn"},
 	"authn/scram":         {"authn"},
@@ -59,6 +61,7 @@ var thirdParty = map[string]struct {
 }{
 	"github.com/emersion/go-sasl":         {[]string{"authn/...", "cmd/kpopd", "pop3/client"}, "the contract of SASL mechanisms, and PLAIN"},
 	"github.com/go-crypt/crypt":           {[]string{"authn/file"}, "crypt(3) hashes of the password files that sites have"},
+	"github.com/go-jose/go-jose/v4":       {[]string{"authn/oidc"}, "key sets and signatures of tokens"},
 	"github.com/go-ldap/ldap/v3":          {[]string{"authn/ldap"}, "the LDAP protocol"},
 	"github.com/go-viper/mapstructure/v2": {[]string{"cmd/internal/config"}, "viper's decoder: the hooks for durations, prefixes and enctypes"},
 	"github.com/jcmturner/gofork":         {[]string{"authn/krb5", "krb5test"}, "the ASN.1 package that gokrb5's types are made for"},

@@ -1,0 +1,107 @@
+package oidc
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	maxHeader = 64 << 10    // octets of the header of an answer
+	maxPEM    = 1 << 20     // octets of the file of certificates
+	idleFor   = time.Minute // of a connection to the issuer
+)
+
+// web asks the URLs of an issuer.
+type web struct{ http.Client }
+
+// newWeb trusts the certificates in the file ca, the system's when it is "".
+// timeout is for an answer from the dial to its last octet.
+func newWeb(ca string, timeout time.Duration) (*web, error) {
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if ca != "" {
+		b, err := readFile(ca, 0o002, "everybody write it", maxPEM)
+		if err != nil {
+			return nil, err
+		}
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(b) {
+			return nil, fmt.Errorf("%s: no PEM certificate in it", ca)
+		}
+	}
+	return &web{http.Client{
+		Timeout: timeout,
+		Transport: &http.Transport{ // no Proxy
+			TLSClientConfig: c, DialContext: (&net.Dialer{}).DialContext, ForceAttemptHTTP2: true,
+			MaxIdleConnsPerHost: maxQuestions, IdleConnTimeout: idleFor, MaxResponseHeaderBytes: maxHeader,
+		},
+		// the answer that says where to go is no answer
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}, nil
+}
+
+// get is the answer to GET, of limit octets at most.
+func (w *web) get(ctx context.Context, url string, limit int64) ([]byte, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	return w.do(r, limit)
+}
+
+func (w *web) do(r *http.Request, limit int64) ([]byte, error) {
+	r.Header.Set("Accept", "application/json")
+	r.Header.Set("User-Agent", "kpopd")
+	answer, err := w.Do(r)
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("status %d", answer.StatusCode)
+	}
+	return readAll(answer.Body, limit)
+}
+
+func readAll(r io.Reader, limit int64) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r, limit+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case int64(len(b)) > limit:
+		return nil, fmt.Errorf("more than %d octets", limit)
+	}
+	return b, nil
+}
+
+// readFile returns the content of a regular file none of whose permission bits is
+// in forbidden.
+func readFile(path string, forbidden os.FileMode, why string, limit int64) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO must not make us wait
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, err
+	case !st.Mode().IsRegular():
+		return nil, fmt.Errorf("%s: not a regular file", path)
+	case st.Mode()&forbidden != 0:
+		return nil, fmt.Errorf("%s: mode %04o lets %s: chmod %04o it", path, st.Mode().Perm(), why, st.Mode().Perm()&^forbidden)
+	}
+	b, err := readAll(f, limit)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	return b, nil
+}
