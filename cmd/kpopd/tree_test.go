@@ -39,7 +39,7 @@ var directions = map[string][]string{
 	"authn/scram":         {"authn"},
 	"cmd/internal/app":    {"authn/...", "cmd/internal/...", "kpop", "maildrop/...", "pop3"},
 	"cmd/internal/certs":  nil,
-	"cmd/internal/config": {"authn", "authn/file", "authn/krb5", "authn/scram"}, // rules of policies, names of hashes and enctypes, bounds
+	"cmd/internal/config": {"authn", "authn/file", "authn/krb5", "authn/oidc", "authn/scram"}, // rules of policies and URLs, names of hashes, enctypes and algorithms, bounds
 	"cmd/internal/listen": nil,
 	"cmd/kpopctl":         {"cmd/internal/..."},
 	"cmd/kpopd":           {"authn/...", "cmd/internal/...", "kpop", "krb5test", "maildrop/...", "pop3/..."},

@@ -21,6 +21,8 @@ import (
 	"github.com/kpopd/kpopd/authn/krb5"
 	"github.com/kpopd/kpopd/authn/krb5pw"
 	"github.com/kpopd/kpopd/authn/ldap"
+	"github.com/kpopd/kpopd/authn/oauthbearer"
+	"github.com/kpopd/kpopd/authn/oidc"
 	"github.com/kpopd/kpopd/authn/plain"
 	"github.com/kpopd/kpopd/authn/principal"
 	"github.com/kpopd/kpopd/authn/scram"
@@ -271,6 +273,14 @@ func (a *assembly) openVerifier(v config.Verifier) (authn.Verifier, error) {
 		})
 	case config.VerifierLDAP:
 		return ldap.Open(v.Name, ldapOptions(v, a.log))
+	case config.VerifierOIDC:
+		return oidc.New(v.Name, oidc.Options{
+			Issuer: v.Issuer, Audiences: v.Audiences, Scopes: v.Scopes, User: v.UserClaim,
+			Domains: v.MailDomains, FoldCase: v.FoldCase, Leeway: v.Leeway,
+			Keys: v.Keys, Cache: v.KeyCache, Algorithms: v.Algorithms,
+			Introspection: v.Introspection, ClientID: v.ClientID, ClientSecret: v.ClientSecret,
+			CA: v.CA, Timeout: v.Timeout, Log: a.log,
+		})
 	case config.VerifierPrincipal:
 		return principal.New(v.Name, principal.Options{
 			LocalRealms: v.LocalRealms, Map: v.Map, K5Login: v.K5Login, Rules: v.Rules,
@@ -395,6 +405,10 @@ func (a *assembly) mechanism(name string, x config.Policy) (m authn.Mechanism, e
 	case "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-1":
 		can = authn.Can[authn.SecretSource](chain)
 		m, err = scram.New(name, a.scram(chain, x))
+	case oauthbearer.OAUTHBEARER:
+		m, can = oauthbearer.Bearer(chain, a.hints()), authn.Can[authn.TokenVerifier](chain)
+	case oauthbearer.XOAUTH2:
+		m, can = oauthbearer.Legacy(chain, a.hints()), authn.Can[authn.TokenVerifier](chain)
 	case "GSSAPI":
 		m, can = a.gssapi(chain), authn.Can[authn.PrincipalMapper](chain)
 	case "KPOP":
@@ -415,6 +429,10 @@ func (a *assembly) scram(chain authn.Chain, x config.Policy) scram.Options {
 		o.Binding = scram.BindingRequired
 	}
 	return o
+}
+
+func (a *assembly) hints() oauthbearer.Hints {
+	return oauthbearer.Hints{Scope: a.cfg.OAuth.Scope, Config: a.cfg.OAuth.Config}
 }
 
 func (a *assembly) gssapi(chain authn.Chain) authn.Mechanism {

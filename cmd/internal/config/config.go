@@ -34,6 +34,7 @@ type Config struct {
 	KPOP         KPOP          `mapstructure:"kpop"`
 	GSSAPI       GSSAPI        `mapstructure:"gssapi"`
 	SCRAM        SCRAM         `mapstructure:"scram"`
+	OAuth        OAuth         `mapstructure:"oauth"`
 	POP3         POP3          `mapstructure:"pop3"`
 	Maildrops    Maildrops     `mapstructure:"maildrops"`
 	Limits       Limits        `mapstructure:"limits"`
@@ -120,6 +121,7 @@ const (
 	VerifierFile          = "file"          // users file with hashes and secrets
 	VerifierLDAP          = "ldap"          // directory
 	VerifierPrincipal     = "principal"     // maps Kerberos principals to users
+	VerifierOIDC          = "oidc"          // tokens of an issuer
 	VerifierKrb5pw        = "krb5pw"        // asks a KDC about passwords
 	VerifierCheckpassword = "checkpassword" // runs a program that knows about passwords
 )
@@ -128,7 +130,7 @@ const (
 // on the type.
 type Verifier struct {
 	Name string `mapstructure:"name"`
-	Type string `mapstructure:"type"` // file, ldap, principal, krb5pw or checkpassword; allow or deny
+	Type string `mapstructure:"type"` // file, ldap, oidc, principal, krb5pw or checkpassword; allow or deny
 
 	Users      string `mapstructure:"users"`       // file: path of logins and password hashes
 	Digests    string `mapstructure:"digests"`     // file: path of secrets for APOP and CRAM-MD5, and of keys for SCRAM
@@ -141,8 +143,8 @@ type Verifier struct {
 	K5Login     string   `mapstructure:"k5login"`      // principal: path of a user's .k5login, %u is the user; none when empty
 	Rules       []string `mapstructure:"rules"`        // principal: auth_to_local rules: "RULE:..." or "DEFAULT"
 	RuleRealms  []string `mapstructure:"rule_realms"`  // principal: realms that the rules are for; local_realms when empty
-	MailDomains []string `mapstructure:"mail_domains"` // principal, krb5pw: "alice@" any of these means alice
-	FoldCase    bool     `mapstructure:"fold_case"`    // principal, krb5pw, ldap: names differ in nothing but case (Active Directory)
+	MailDomains []string `mapstructure:"mail_domains"` // principal, krb5pw, oidc: "alice@" any of these means alice; a token of another domain's is nobody's then
+	FoldCase    bool     `mapstructure:"fold_case"`    // principal, krb5pw, oidc, ldap: names differ in nothing but case (Active Directory)
 
 	Realm   string   `mapstructure:"realm"`   // krb5pw: whose users' passwords
 	KDCs    []string `mapstructure:"kdcs"`    // krb5pw: host or host:port, asked in this order over TCP; port 88 when there is none
@@ -157,7 +159,10 @@ type Verifier struct {
 	Groups   []string       `mapstructure:"groups"`   // allow, deny: whose members are on the list
 	Networks []netip.Prefix `mapstructure:"networks"` // allow, deny: whose clients are on the list
 
-	LDAP `mapstructure:",squash"`
+	CA      string        `mapstructure:"ca"`      // oidc, ldap: path of the CA certificates of the servers that are asked; the system's when empty
+	Timeout time.Duration `mapstructure:"timeout"` // oidc, ldap: for one server to answer one question; oidc 5s, ldap 3s when zero
+	LDAP    `mapstructure:",squash"`
+	OIDC    `mapstructure:",squash"`
 }
 
 // Where the replay cache is kept.

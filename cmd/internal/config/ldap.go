@@ -7,15 +7,14 @@ import (
 	"time"
 )
 
-// LDAP are the keys of a verifier of type ldap. In dn and filters %u is the
+// LDAP are the keys of a verifier of type ldap, beside [Verifier.CA],
+// [Verifier.Timeout] and others that types share. In dn and filters %u is the
 // login, %n what it has before its last at-sign, %d what it has after that, and
 // %% a percent sign; they are escaped.
 type LDAP struct {
 	URLs        []string      `mapstructure:"urls"`        // ldap: servers in the order in which they are asked: ldaps://host, ldap://host (StartTLS), ldapi://%2Fpath
-	CA          string        `mapstructure:"ca"`          // ldap: path of the CA certificates of the servers; the system's when empty
 	Cert        string        `mapstructure:"cert"`        // ldap: path of a client certificate; none when empty
 	Key         string        `mapstructure:"key"`         // ldap: path of its key
-	Timeout     time.Duration `mapstructure:"timeout"`     // ldap: for one server to answer one question; 3s when zero
 	Retry       time.Duration `mapstructure:"retry"`       // ldap: how long a server that failed is left alone; 5s when zero
 	Connections int           `mapstructure:"connections"` // ldap: to a server at once, for searches and for binds each; 8 when zero
 
@@ -51,7 +50,7 @@ type LDAPAttributes struct {
 
 // LDAPSecret is where the secret for a mechanism is.
 type LDAPSecret struct {
-	Scheme    string `mapstructure:"scheme"`    // APOP or CRAM-MD5
+	Scheme    string `mapstructure:"scheme"`    // APOP, CRAM-MD5, or SCRAM-SHA-256 and SCRAM-SHA-1, whose keys are written as in RFC 5803
 	Attribute string `mapstructure:"attribute"` // that has it, readable
 }
 
@@ -62,7 +61,7 @@ func (l *LDAP) hasSecret(scheme string) bool {
 
 // ldap checks what can be told without the directory; templates, filters and
 // files are for whoever opens it.
-func (p *problems) ldap(at string, l *LDAP) {
+func (p *problems) ldap(at string, l *Verifier) {
 	if len(l.URLs) == 0 {
 		p.add(at+".urls", "missing; name at least one server, ldaps://host")
 	}

@@ -21,6 +21,8 @@ import (
 	"github.com/go-viper/mapstructure/v2"
 	"github.com/spf13/viper"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/kpopd/kpopd/authn/oidc"
 )
 
 // delimiter joins the keys of nested settings inside viper; the default, a
@@ -277,7 +279,10 @@ func (c *Config) resolve() {
 	}
 	for i := range c.Verifiers {
 		v := &c.Verifiers[i]
-		fix(&v.Users, &v.Digests, &v.DigestsKey, &v.Map, &v.List, &v.CA, &v.Cert, &v.Key, &v.BindPassword, &v.BindKeytab, &v.BindKrb5Conf)
+		fix(&v.Users, &v.Digests, &v.DigestsKey, &v.Map, &v.List, &v.CA, &v.Cert, &v.Key, &v.BindPassword, &v.BindKeytab, &v.BindKrb5Conf, &v.KeyCache, &v.ClientSecret)
+		if !oidc.IsURL(v.Keys) {
+			fix(&v.Keys)
+		}
 	}
 	fix(&c.Kerberos.Keytab, &c.SCRAM.SaltKey, &c.Maildrops.Root)
 	if c.Kerberos.ReplayCache != ReplayMemory {

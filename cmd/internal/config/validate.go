@@ -23,6 +23,7 @@ type mechanism struct {
 	kerberos  bool // needs the keytab
 	scram     bool
 	bound     bool // to TLS
+	token     bool // shows the server a token, so never in the clear
 	judge     judge
 }
 
@@ -40,6 +41,7 @@ var (
 		return v.Type == VerifierPrincipal || v.Type == VerifierLDAP && v.PrincipalFilter != ""
 	}}
 	byGroup = judge{"type file with users, or ldap with attributes.groups or group_filter", func(v Verifier) bool { return v.knowsGroups() }}
+	byToken = judge{"type oidc", func(v Verifier) bool { return v.Type == VerifierOIDC }}
 )
 
 func bySecret(scheme string) judge {
@@ -55,6 +57,8 @@ var mechanisms = []mechanism{
 	{name: "SCRAM-SHA-256", scram: true, judge: bySecret("SCRAM-SHA-256")},
 	{name: "SCRAM-SHA-1-PLUS", scram: true, bound: true, judge: bySecret("SCRAM-SHA-1")},
 	{name: "SCRAM-SHA-1", scram: true, judge: bySecret("SCRAM-SHA-1")},
+	{name: "OAUTHBEARER", token: true, judge: byToken},
+	{name: "XOAUTH2", token: true, judge: byToken},
 	{name: "CRAM-MD5", judge: bySecret("CRAM-MD5")},
 	{name: "APOP", judge: bySecret("APOP")},
 	{name: "PLAIN", plaintext: true, judge: byHash},
@@ -110,6 +114,7 @@ func (c *Config) validate() error {
 	}
 	p.kerberos(c.Kerberos)
 	p.scram(c.SCRAM)
+	p.oauth(c.OAuth)
 	p.rest()
 	return p.err()
 }
@@ -240,6 +245,9 @@ func (p *problems) listenerPolicy(at string, l Listener, x Policy) {
 		case m.bound && !l.UsesTLS():
 			p.add(at+".policy", "policy %q offers %s, which is bound to TLS, and the listener never has TLS; "+
 				"set tls: starttls or implicit", x.Name, name)
+		case m.token && !l.UsesTLS():
+			p.add(at+".policy", "policy %q offers %s, which shows a token, and the listener never has TLS; "+
+				"set tls: starttls or implicit", x.Name, name)
 		case name == "GSSAPI" && !l.UsesTLS() && p.c.GSSAPI.ChannelBinding == "require":
 			p.add(at+".policy", "policy %q offers GSSAPI, which gssapi.channel_binding binds to TLS, and the listener never has TLS", x.Name)
 		case m.plaintext && !l.UsesTLS() && x.Plain != PlainTrusted:
@@ -296,6 +304,8 @@ func (p *problems) policy(at string, x Policy) {
 			p.add(key, "%s is not in the policy's offers%s", name, suggest(name, x.Offers))
 		case m.bound:
 			p.add(key, "%s is bound to TLS, so it is never possible before", name)
+		case m.token:
+			p.add(key, "%s shows a token; it is never possible before TLS", name)
 		case m.plaintext && x.Plain != PlainTrusted:
 			p.add(key, "%s shows a password; it is possible before TLS with plain: trusted only", name)
 		}
@@ -405,7 +415,7 @@ func (p *problems) verifier(at string, v Verifier) {
 			p.add(at+".rehash", "has no hashes without users; name the users file")
 		}
 	case VerifierLDAP:
-		p.ldap(at, &v.LDAP)
+		p.ldap(at, &v)
 	case VerifierPrincipal:
 		if len(v.LocalRealms)+len(v.Rules) == 0 && v.Map == "" && v.K5Login == "" {
 			p.add(at, "maps nobody; set local_realms, map, k5login or rules")
@@ -416,6 +426,8 @@ func (p *problems) verifier(at string, v Verifier) {
 		if len(v.Rules) == 0 && len(v.RuleRealms) > 0 {
 			p.add(at+".rule_realms", "has no effect without rules")
 		}
+	case VerifierOIDC:
+		p.oidc(at, &v)
 	case VerifierKrb5pw:
 		p.krb5pw(at, v)
 	case VerifierCheckpassword:
@@ -437,6 +449,7 @@ var verifierKeys = map[string][]string{
 		"dn", "base", "filter", "principal_filter", "fold_case", "attributes", "group_base", "group_filter",
 	},
 	VerifierPrincipal:     {"local_realms", "map", "k5login", "rules", "rule_realms", "mail_domains", "fold_case"},
+	VerifierOIDC:          oidcKeys(),
 	VerifierKrb5pw:        {"realm", "kdcs", "service", "mail_domains", "domain", "fold_case"},
 	VerifierCheckpassword: {"program", "args", "at_once"},
 }
@@ -606,6 +619,11 @@ func (c *Config) Warnings() []*Problem {
 		}
 		if x.APOPWithPassword {
 			p.add(fmt.Sprintf("policies[%d].apop_with_password", i), "users with an APOP secret may log in with a password too, against RFC 1939 section 7")
+		}
+	}
+	for i, v := range c.Verifiers {
+		if v.anyService() {
+			p.add(fmt.Sprintf("verifiers[%d].introspection", i), "a token that the issuer made for any service opens mail; set audiences or scopes")
 		}
 	}
 	if c.Kerberos.Keytab != "" && c.Kerberos.ReplayCache == ReplayMemory {
