@@ -20,7 +20,7 @@ func mpop(name, door string, settings ...string) client {
 				"defaults", "tls off", "received_header off", "uidls_file " + s.home + "/uidls", "keep " + keep, "only_new off",
 				"delivery mda cat >>" + s.home + "/mail",
 				"account default", "host localhost", "port " + s.port(), "user " + s.user,
-				"passwordeval echo " + s.password, "tls_trust_file " + s.ca,
+				"passwordeval cat " + s.write("password", s.password+"\n"), "tls_trust_file " + s.ca,
 			}, settings...), "\n")+"\n")
 			shown := s.run("mpop", "-C", rc, "-d")
 			return shown, s.read("mail")

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/kpopd/kpopd/authn/file"
+	"github.com/kpopd/kpopd/authn/oidc/oidctest"
 	"github.com/kpopd/kpopd/cmd/internal/certs"
 )
 
@@ -47,6 +48,8 @@ listeners:
   - {name: scrams, address: "127.0.0.1:0", tls: implicit, policy: scram}
   - {name: scram-bare, address: "127.0.0.1:0", policy: scram-unbound}
   - {name: scram-unbound, address: "127.0.0.1:0", tls: starttls, policy: scram-unbound}
+  - {name: sso, address: "127.0.0.1:0", tls: starttls, policy: sso}
+  - {name: ssos, address: "127.0.0.1:0", tls: implicit, policy: sso}
 certificates:
   - {name: localhost, cert: cert.pem, key: key.pem}
 policies:
@@ -56,10 +59,13 @@ policies:
   - {name: many, offers: [GSSAPI, SCRAM-SHA-256-PLUS, SCRAM-SHA-256, SCRAM-SHA-1-PLUS, SCRAM-SHA-1, CRAM-MD5, APOP, PLAIN, LOGIN, USER], chain: all}
   - {name: scram, offers: [SCRAM-SHA-256-PLUS, SCRAM-SHA-256, SCRAM-SHA-1-PLUS, SCRAM-SHA-1], chain: all}
   - {name: scram-unbound, offers: [SCRAM-SHA-256, SCRAM-SHA-1], chain: all}
+  - {name: sso, offers: [OAUTHBEARER, XOAUTH2], chain: sso}
 chains:
+  - {name: sso, steps: [{use: sso}]}
   - {name: all, steps: [{use: local}, {use: tickets}]}
 verifiers:
   - {name: local, type: file, users: users, digests: digests, digests_key: digests.key}
+  - {name: sso, type: oidc, issuer: "https://sso.test", audiences: [kpopd], user_claim: preferred_username, keys: keys.json}
   - {name: tickets, type: principal, local_realms: [EXAMPLE.TEST]}
 kerberos: {keytab: keytab, replay_cache: replay}
 gssapi: {layers: [LAYERS]}
@@ -93,6 +99,7 @@ func startWith(t *testing.T, keytab, configuration string) *server {
 	s.write(t, "users", users)
 	s.write(t, "digests", digests)
 	s.makeKeys(t)
+	s.write(t, "keys.json", string(oidctest.Set(signingKey())))
 	s.certify(t)
 	if err := os.Mkdir(filepath.Join(s.dir, "mail"), 0o700); err != nil {
 		t.Fatal(err)

@@ -1,8 +1,9 @@
 """poplib.py PORT HOW USER PASSWORD CA FILE TAKE - collect all mail with poplib.
 
-HOW is POP3S, STLS (both with USER and PASS) or APOP. LIST, UIDL, TOP and RETR
+HOW is POP3S, STLS (both with USER and PASS), APOP, OAUTHBEARER or XOAUTH2. LIST, UIDL, TOP and RETR
 must agree with each other. What was got is deleted when TAKE is true.
 """
+import base64
 import poplib
 import ssl
 import sys
@@ -16,9 +17,15 @@ try:
     else:
         pop = poplib.POP3("localhost", int(port), timeout=20)
     pop.set_debuglevel(1)
-    if how == "STLS":
+    if how in ("STLS", "OAUTHBEARER", "XOAUTH2"):
         pop.stls(context)
-    if how == "APOP":
+    if how in ("OAUTHBEARER", "XOAUTH2"):
+        message = {"OAUTHBEARER": f"n,a={user},\1auth=Bearer {password}\1\1",
+                   "XOAUTH2": f"user={user}\1auth=Bearer {password}\1\1"}[how]
+        pop._shortcmd("AUTH " + how)
+        if pop._shortcmd(base64.b64encode(message.encode()).decode()).startswith(b"+ "):
+            pop._shortcmd("AQ==" if how == "OAUTHBEARER" else "")
+    elif how == "APOP":
         pop.apop(user, password)
     else:
         pop.user(user)
