@@ -18,6 +18,10 @@ type UserFinder interface {
 
 // FindUser asks every step that can find users.
 func (c Chain) FindUser(ctx context.Context, login string) (*Identity, error) {
+	login, err := canonical(ctx, login)
+	if err != nil {
+		return nil, err
+	}
 	return walk(ctx, c, func(ctx context.Context, v UserFinder) (*Identity, error) {
 		return v.FindUser(ctx, login)
 	})
@@ -83,7 +87,7 @@ func (l *Login) notFor(id *Identity) error {
 // asAnother is for a mapper's refusal to let a principal have the login that he
 // asks for: who is he by himself? A policy may let him act for authzid then.
 func (c Chain) asAnother(ctx context.Context, p *Principal, authzid string, refusal error) (*Identity, error) {
-	whom, err := PrepareLogin(authzid)
+	whom, err := CanonicalLogin(ctx, authzid)
 	if err != nil {
 		return nil, refusal
 	}

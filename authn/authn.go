@@ -2,7 +2,7 @@
 //
 // A [Mechanism] says how a client proves itself on the wire (PLAIN, GSSAPI, a
 // KPOP ticket); a [Verifier] says who checks the proof (a password file, a
-// principal map). A [Chain] asks verifiers in order; a [Policy] says which
+// principal map, a certificate map). A [Chain] asks verifiers in order; a [Policy] says which
 // mechanisms a listener offers and leads every login through one door.
 //
 // # Design notes
@@ -41,10 +41,10 @@
 // ticket) and rules look at groups, the steps of Policy.Users that know users
 // are asked, so that a rule on a group holds for every mechanism.
 //
-// A login name is prepared by [PrepareLogin] in the mechanism that took it from
-// the client, an authzid in the mapper that reads it; and [Login] lets no
-// identity out whose user is not in that form. No lock, path or query meets
-// another spelling.
+// A login name is prepared by [CanonicalLogin] in the mechanism that took it from
+// the client, an authzid in the mapper that reads it; a [Chain] prepares what it
+// is asked for again, and [Login] whatever identity comes out. No lock, path or
+// query meets another spelling.
 //
 // A Trace is told facts and decides nothing. Secrets are of type [Password] or
 // stay inside the package that needs them.
@@ -53,6 +53,7 @@ package authn
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"log/slog"
@@ -72,6 +73,7 @@ type Transport struct {
 	Local    netip.AddrPort       // server
 	TLS      *tls.ConnectionState // nil on a cleartext connection; KPOP alone leaves it nil
 	EndPoint []byte               // hash of the server certificate for tls-server-end-point (RFC 5929 section 4); nil when TLS is
+	Client   *Certificate         // that the client showed in the TLS handshake; nil when it showed none
 	Peer     *Principal           // proven before the first command by a KPOP ticket; nil otherwise
 	Stamp    string               // APOP timestamp of the greeting with its angle brackets (RFC 1939 section 7); "" when APOP is off
 }
@@ -79,6 +81,17 @@ type Transport struct {
 // Bindable reports whether a login can be bound to the connection: whether TLS
 // ends here, and not at somebody in front of us who tells us of it.
 func (t *Transport) Bindable() bool { return t.TLS != nil && t.EndPoint != nil }
+
+// Certificate is what a client showed in a TLS handshake. It holds the key: that
+// much TLS has proven. Who it is depends on Chain.
+type Certificate struct {
+	Leaf  *x509.Certificate
+	Chain []*x509.Certificate // from Leaf to an authority that the listener trusts; nil when there is none, and then Err says why
+	Err   error               // an [*Error] for whoever reads the log; its Text is for the client
+}
+
+// trusted reports whether an authority vouches for c.
+func (c *Certificate) trusted() bool { return c != nil && c.Err == nil && len(c.Chain) > 0 }
 
 // Principal is a name that a ticket proved.
 type Principal struct {
@@ -202,6 +215,14 @@ type Mechanism interface {
 	Start(ctx context.Context, t *Transport) (Exchange, error)
 }
 
+// Conditional is a Mechanism that some connections cannot use, for reasons that
+// its Traits do not tell. The client hears the reason: ASCII, nothing of the
+// configuration. Usable is asked for CAPA too and must not wait.
+type Conditional interface {
+	Mechanism
+	Usable(ctx context.Context, t *Transport) error
+}
+
 // Traits is what a policy and the engine need to know of a mechanism.
 type Traits uint8
 
@@ -266,6 +287,14 @@ type TokenRequest struct {
 	Transport *Transport
 	Login     string // that the client asked for, "" when it asked for none
 	Token     Password
+}
+
+// CertificateMapper turns a client certificate that an authority of the listener
+// vouches for into a login: EXTERNAL. chain is [Certificate].Chain. Its answer
+// decides what CAPA says too, so it must not wait.
+type CertificateMapper interface {
+	Verifier
+	MapCertificate(ctx context.Context, chain []*x509.Certificate) (*Identity, error)
 }
 
 // PasswordRequest is a password to check. The caller wipes Password when

@@ -2,7 +2,9 @@ package authn
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
+	"fmt"
 	"runtime/debug"
 	"slices"
 	"time"
@@ -37,6 +39,15 @@ type Chain []Step
 
 // VerifyPassword asks every step that can check passwords.
 func (c Chain) VerifyPassword(ctx context.Context, r *PasswordRequest) (*Identity, error) {
+	login, err := canonical(ctx, r.Login)
+	if err != nil {
+		return nil, err
+	}
+	if login != r.Login {
+		other := *r
+		other.Login = login
+		r = &other
+	}
 	return walk(ctx, c, func(ctx context.Context, v PasswordVerifier) (*Identity, error) {
 		return v.VerifyPassword(ctx, r)
 	})
@@ -60,13 +71,33 @@ func (c Chain) mapPrincipal(ctx context.Context, p *Principal, authzid string) (
 
 // VerifyToken asks every step that can check tokens.
 func (c Chain) VerifyToken(ctx context.Context, r *TokenRequest) (*Identity, error) {
+	if r.Login != "" {
+		login, err := canonical(ctx, r.Login)
+		if err != nil {
+			return nil, err
+		}
+		other := *r
+		other.Login = login
+		r = &other
+	}
 	return walk(ctx, c, func(ctx context.Context, v TokenVerifier) (*Identity, error) {
 		return v.VerifyToken(ctx, r)
 	})
 }
 
+// MapCertificate asks every step that can map client certificates.
+func (c Chain) MapCertificate(ctx context.Context, chain []*x509.Certificate) (*Identity, error) {
+	return walk(ctx, c, func(ctx context.Context, v CertificateMapper) (*Identity, error) {
+		return v.MapCertificate(ctx, chain)
+	})
+}
+
 // Secret asks every step that stores secrets.
 func (c Chain) Secret(ctx context.Context, login, scheme string) (Password, *Identity, error) {
+	login, err := canonical(ctx, login)
+	if err != nil {
+		return nil, nil, err
+	}
 	var secret Password
 	id, err := walk(ctx, c, func(ctx context.Context, v SecretSource) (*Identity, error) {
 		s, id, err := v.Secret(ctx, login, scheme)
@@ -87,6 +118,34 @@ func (c Chain) Secret(ctx context.Context, login, scheme string) (Password, *Ide
 		return nil, nil, err
 	}
 	return secret, id, nil
+}
+
+// canonical makes sure that no verifier meets a spelling that a mechanism has
+// overlooked.
+func canonical(ctx context.Context, login string) (string, error) {
+	n := namesOf(ctx)
+	if n == nil {
+		return login, nil
+	}
+	login, err := n.Prepare(login)
+	if err != nil {
+		return "", &Error{Kind: UnknownUser, Step: "chain", Err: err}
+	}
+	return login, nil
+}
+
+// spelled is the one spelling of what a step calls a user, so that no list meets
+// another.
+func spelled(ctx context.Context, step, user string) (string, error) {
+	n := namesOf(ctx)
+	if n == nil {
+		return user, nil
+	}
+	name, err := n.Prepare(user)
+	if err != nil {
+		return "", &Error{Kind: Internal, Step: step, Err: fmt.Errorf("vouched for %.*q, of which the configured names make no login", MaxLogin, user)}
+	}
+	return name, nil
 }
 
 // Can reports whether a step of the chain is a V, so that a policy with a
@@ -115,6 +174,9 @@ func walk[V Verifier](ctx context.Context, c Chain, ask func(context.Context, V)
 		if err == nil {
 			vouched := *id // the verifier may hand the same one to others
 			vouched.Step = s.Name()
+			if vouched.User, err = spelled(ctx, s.Name(), id.User); err != nil {
+				return nil, err
+			}
 			if err := c.admit(ctx, &vouched); err != nil {
 				return nil, err
 			}

@@ -248,7 +248,7 @@ func TestChainTracesEachStepOnce(t *testing.T) {
 	var steps []string
 	tr := &Trace{Step: func(_ context.Context, s *StepDone) { steps = append(steps, s.Step+" "+outcome(s.Err)) }}
 	c := Chain{{Verifier: fake{name: "bug", panics: "boom"}}, is(Rejected), is(Decline), yes("yes"), yes("never")}
-	if _, err := c.VerifyPassword(withTrace(t.Context(), Join(tr, nil, &Trace{})), &PasswordRequest{}); err != nil {
+	if _, err := c.VerifyPassword(withPolicy(t.Context(), &Policy{Trace: Join(tr, nil, &Trace{})}), &PasswordRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	want := "bug internal, rejected rejected, decline decline, yes yes"

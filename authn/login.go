@@ -81,10 +81,10 @@ func (l *Login) refused() error {
 }
 
 func (l *Login) begin(ctx context.Context, m Mechanism) (err error) {
+	defer l.recovered(&err)
 	if err := l.permit(m); err != nil {
 		return err
 	}
-	defer l.recovered(&err)
 	ex, err := m.Start(l.within(ctx), l.t)
 	if err == nil && ex == nil {
 		err = &Error{Kind: Internal, Step: l.mech, Err: errors.New("started nothing")}
@@ -144,7 +144,7 @@ func (l *Login) next(ctx context.Context, response []byte) (challenge []byte, do
 
 // within is ctx for what the mechanism and its chain do.
 func (l *Login) within(ctx context.Context) context.Context {
-	return withTransport(withTrace(ctx, l.policy.Trace), l.t)
+	return withTransport(withPolicy(ctx, l.policy), l.t)
 }
 
 // succeed judges the login by all that the proof has brought, and lets it in.
@@ -153,8 +153,8 @@ func (l *Login) succeed(ctx context.Context) error {
 	if id == nil {
 		return &Error{Kind: Internal, Step: l.mech, Err: errors.New("succeeded for nobody")}
 	}
-	if u, err := PrepareLogin(id.User); err != nil || u != id.User {
-		return &Error{Kind: Internal, Step: l.mech, Err: fmt.Errorf("succeeded for %.*q, which is no login in canonical form", MaxLogin, id.User)}
+	if err := l.name(id); err != nil {
+		return err
 	}
 	if len(id.Mechanisms) > 0 && !slices.Contains(id.Mechanisms, l.mech) {
 		return &Error{Kind: Denied, Step: id.Step, Err: fmt.Errorf("%s may not log in with %s", id.User, l.mech)}
@@ -176,6 +176,26 @@ func (l *Login) succeed(ctx context.Context) error {
 	}
 	id.Mechanism = l.mech
 	l.id = id
+	return nil
+}
+
+// name gives id the one spelling of its names: whatever a verifier calls the
+// user, rules, one lock and one path are his.
+func (l *Login) name(id *Identity) error {
+	if u, err := PrepareLogin(id.User); err != nil || u != id.User {
+		return &Error{Kind: Internal, Step: l.mech, Err: fmt.Errorf("succeeded for %.*q, which is no login in canonical form", MaxLogin, id.User)}
+	}
+	user, err := l.policy.Names.Prepare(id.User)
+	if err != nil {
+		return &Error{Kind: Internal, Step: l.mech, Err: fmt.Errorf("succeeded for %.*q, of which the configured names make no login", MaxLogin, id.User)}
+	}
+	id.User = user
+	if id.For == "" {
+		return nil
+	}
+	if id.For, err = l.policy.Names.Prepare(id.For); err != nil {
+		return &Error{Kind: Internal, Step: l.mech, Err: errors.New("acts for no login name")}
+	}
 	return nil
 }
 

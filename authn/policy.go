@@ -28,6 +28,7 @@ type Policy struct {
 	Act       []*Rule        // who may act as whom, the same way; but who meets none may act for nobody
 	Users     Chain          // whose UserFinders know those whom somebody acts for, and the groups of those whom another step vouched for; may be nil
 	Shadow    *Policy        // judged beside this one and never obeyed; Policy.Shadow of it is not looked at
+	Names     *Names         // spellings of a login that are one; nil leaves each its own
 	Trace     *Trace
 }
 
@@ -63,12 +64,12 @@ func (p *Policy) Judge(f Facts) []Verdict {
 }
 
 // Mechanisms lists what t may use now, first choice first.
-func (p *Policy) Mechanisms(t *Transport) []Mechanism { return p.MechanismsAt(t, time.Now()) }
+func (p *Policy) Mechanisms(t *Transport) []Mechanism { return p.Usable(Before(t, time.Now())) }
 
-// MechanismsAt is Mechanisms for another time.
-func (p *Policy) MechanismsAt(t *Transport, now time.Time) []Mechanism {
+// Usable is Mechanisms for what f says of a login, whose mechanism is not looked
+// at.
+func (p *Policy) Usable(f Facts) []Mechanism {
 	ms := make([]Mechanism, 0, len(p.Offers))
-	f := Before(t, now)
 	for _, m := range p.Offers {
 		mf := f.with(m)
 		if _, reason := p.permits(m, &mf); reason == nil {
@@ -111,7 +112,16 @@ func (p *Policy) allows(m Mechanism, t *Transport) error {
 		return errors.New("it is bound to TLS, which does not end here")
 	case tr&NeedsTLS != 0 && t.TLS == nil:
 		return errors.New("it shows a token, start TLS first")
-	case t.TLS != nil || tr&NeedsPeer != 0:
+	case tr&NeedsPeer != 0:
+		return nil
+	}
+	if c, ok := m.(Conditional); ok {
+		if err := c.Usable(p.quiet(t), t); err != nil {
+			return err
+		}
+	}
+	switch {
+	case t.TLS != nil:
 		return nil
 	case tr&Plaintext != 0 && !p.trusts(t.Remote.Addr()):
 		return errors.New("it shows a password in the clear, start TLS first")
@@ -119,6 +129,12 @@ func (p *Policy) allows(m Mechanism, t *Transport) error {
 		return errors.New("start TLS first")
 	}
 	return nil
+}
+
+// quiet is the context of a question that is no attempt: names and connection are
+// those of one, and nothing is traced.
+func (p *Policy) quiet(t *Transport) context.Context {
+	return withTransport(withPolicy(context.Background(), &Policy{Names: p.Names}), t)
 }
 
 func (p *Policy) trusts(a netip.Addr) bool {

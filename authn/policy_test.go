@@ -347,3 +347,50 @@ func TestLoginTellsOfItsLayer(t *testing.T) {
 		t.Error("no layer")
 	}
 }
+
+// conditional is a mechanism that asks for more than its traits say.
+type conditional struct {
+	fakeMech
+	why    error
+	panics bool
+}
+
+func (c conditional) Usable(_ context.Context, _ *authn.Transport) error {
+	if c.panics {
+		panic("usable")
+	}
+	return c.why
+}
+
+// What a mechanism says of a connection is asked where CAPA asks and where a
+// login passes, and never on a KPOP connection.
+func TestConditional(t *testing.T) {
+	t.Parallel()
+	why := errors.New("not on a Monday")
+	inside, kpop := &authn.Transport{TLS: &tls.ConnectionState{}}, &authn.Transport{Peer: &authn.Principal{}}
+	ex := &fakeExchange{done: true, id: alice()}
+	var r authntest.Recorder
+	p := policyOf(&r, conditional{fakeMech: fakeMech{name: "M", ex: ex}, why: why})
+	if got := p.Explain(inside)[0].Reason; !errors.Is(got, why) {
+		t.Errorf("explained as %v", got)
+	}
+	if got := p.Explain(kpop)[0].Reason; got == nil || errors.Is(got, why) {
+		t.Errorf("on a KPOP connection: %v", got)
+	}
+	l, err := p.Start(t.Context(), inside, "M")
+	var e *authn.Error
+	if l != nil || !errors.As(err, &e) || e.Kind != authn.Denied || e.Text != "M cannot be used here: not on a Monday" {
+		t.Errorf("started %v, %v", l, err)
+	}
+	p.Offers[0] = conditional{fakeMech: fakeMech{name: "M", ex: ex}}
+	if l, err = p.Start(t.Context(), inside, "M"); l == nil || err != nil {
+		t.Errorf("started %v, %v", l, err)
+	}
+	p.Offers[0] = conditional{fakeMech: fakeMech{name: "M", ex: ex}, panics: true}
+	if l, err = p.Start(t.Context(), inside, "M"); l != nil || authn.KindOf(err) != authn.Internal {
+		t.Errorf("started %v, %v", l, err)
+	}
+	if len(r.Attempts) != 2 {
+		t.Errorf("traced %d refusals", len(r.Attempts))
+	}
+}

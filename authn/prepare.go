@@ -22,12 +22,12 @@ var errLogin = errors.New("not a login name")
 // PrepareLogin returns the canonical form of a login name that a client sent:
 // RFC 8265's UsernameCasePreserved, in place of the SASLprep that RFC 4616,
 // RFC 5034 and RFC 6856 name, which it replaces (RFC 8265 section 6). Case is
-// kept: "Alice" and "alice" are two users unless a verifier says otherwise.
+// kept: "Alice" and "alice" are two users unless [Names] say otherwise.
 //
 // It refuses whatever should meet no verifier, lock, path or query: letters,
 // digits and "._+@-" are taken and nothing else, a name does not begin with a
-// dot or a hyphen, and ".." is nowhere in it. All mechanisms call it, so that a
-// name is judged once and the same way.
+// dot or a hyphen, and ".." is nowhere in it. All mechanisms go through it by
+// [CanonicalLogin], so that a name is judged once and the same way.
 func PrepareLogin(login string) (string, error) {
 	if len(login) == 0 || len(login) > MaxLogin || !utf8.ValidString(login) {
 		return "", errLogin

@@ -29,7 +29,7 @@ type Rule struct {
 	Listeners   []string       // names of listeners
 	Networks    []netip.Prefix // of clients
 	TLS         []uint16       // versions of crypto/tls; 0 is no TLS
-	Certificate Option         // that the client shows in TLS
+	Certificate Option         // of the client, that an authority of the listener vouches for
 	Mechanisms  []string       //
 	Users       []string       // who proved himself
 	Groups      []string       // that the verifier has him in
@@ -71,20 +71,21 @@ const (
 
 // Facts are what is known of a login.
 type Facts struct {
-	Transport *Transport
-	Mechanism string
-	Time      time.Time // the earliest that it can be, when it is open
-	User      string
-	Groups    []string
-	Principal *Principal // of the ticket; nil when there is none
-	Bound     bool       // the proof was bound to the TLS connection
-	As        string     // whom the client asks to act for
-	Open      Fact       // not known yet: a condition on it may hold or not
+	Transport   *Transport
+	Mechanism   string
+	Time        time.Time // the earliest that it can be, when it is open
+	User        string
+	Groups      []string
+	Principal   *Principal // of the ticket; nil when there is none
+	Certificate bool       // an authority vouches for the one that the client showed in TLS
+	Bound       bool       // the proof was bound to the TLS connection
+	As          string     // whom the client asks to act for
+	Open        Fact       // not known yet: a condition on it may hold or not
 }
 
 // Before is what is known of a connection on which nobody has logged in.
 func Before(t *Transport, now time.Time) Facts {
-	f := Facts{Transport: t, Time: now, Open: afterLogin}
+	f := Facts{Transport: t, Time: now, Certificate: t.Client.trusted(), Open: afterLogin}
 	if t.Peer != nil {
 		f.Principal = t.Peer
 		f.Open &^= RealmFact | EnctypeFact
@@ -127,7 +128,7 @@ func (r *Rule) match(f *Facts) truth {
 	c.add(ListenerFact, len(r.Listeners) > 0, slices.Contains(r.Listeners, t.Listener))
 	c.add(NetworkFact, len(r.Networks) > 0, inside(r.Networks, t.Remote.Addr()))
 	c.add(TLSFact, len(r.TLS) > 0, slices.Contains(r.TLS, version(t)))
-	c.add(TLSFact, r.Certificate != Either, r.Certificate.holds(t.TLS != nil && len(t.TLS.PeerCertificates) > 0))
+	c.add(TLSFact, r.Certificate != Either, r.Certificate.holds(f.Certificate))
 	c.add(MechanismFact, len(r.Mechanisms) > 0, slices.Contains(r.Mechanisms, f.Mechanism))
 	c.add(UserFact, len(r.Users) > 0, slices.Contains(r.Users, f.User))
 	c.add(GroupsFact, len(r.Groups) > 0, overlap(r.Groups, f.Groups))

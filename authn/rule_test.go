@@ -2,7 +2,6 @@ package authn
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"net/netip"
 	"slices"
 	"strings"
@@ -34,11 +33,11 @@ func known() Facts {
 	return Facts{
 		Transport: &Transport{
 			Listener: "pop3s", Remote: netip.MustParseAddrPort("[::ffff:10.1.2.3]:4711"),
-			TLS: &tls.ConnectionState{Version: tls.VersionTLS13, PeerCertificates: []*x509.Certificate{{}}},
+			TLS: &tls.ConnectionState{Version: tls.VersionTLS13},
 		},
 		Mechanism: "GSSAPI", Time: monday, User: "alice", Groups: []string{"staff", "admins"},
-		Principal: &Principal{Components: []string{"alice"}, Realm: "DEMO.TEST", Ticket: &Ticket{Enctype: "aes256-cts-hmac-sha1-96"}},
-		Bound:     true, As: "support",
+		Principal:   &Principal{Components: []string{"alice"}, Realm: "DEMO.TEST", Ticket: &Ticket{Enctype: "aes256-cts-hmac-sha1-96"}},
+		Certificate: true, Bound: true, As: "support",
 	}
 }
 
@@ -184,7 +183,7 @@ func TestTruthTable(t *testing.T) {
 			if r.allowed != tt.offered || r.open != tt.open || decides != tt.decides {
 				t.Errorf("got offered %v, open %v, decided by %q", r.allowed, r.open, decides)
 			}
-			if got := len(p.MechanismsAt(tr, monday)) == 1; got != tt.offered {
+			if got := len(p.Usable(Before(tr, monday))) == 1; got != tt.offered {
 				t.Errorf("CAPA has it: %v", got)
 			}
 			v := p.Judge(f)[0]

@@ -67,18 +67,25 @@ func (t *Trace) step(ctx context.Context, s *StepDone) {
 	}
 }
 
-type traceKey struct{}
+type policyKey struct{}
 
-func withTrace(ctx context.Context, t *Trace) context.Context {
-	if t == nil {
-		return ctx
-	}
-	return context.WithValue(ctx, traceKey{}, t)
+// withPolicy is the context of an attempt under p.
+func withPolicy(ctx context.Context, p *Policy) context.Context {
+	return context.WithValue(ctx, policyKey{}, p)
 }
 
 func traceOf(ctx context.Context) *Trace {
-	t, _ := ctx.Value(traceKey{}).(*Trace)
-	return t
+	if p, ok := ctx.Value(policyKey{}).(*Policy); ok {
+		return p.Trace
+	}
+	return nil
+}
+
+func namesOf(ctx context.Context) *Names {
+	if p, ok := ctx.Value(policyKey{}).(*Policy); ok {
+		return p.Names
+	}
+	return nil
 }
 
 type transportKey struct{}

@@ -171,9 +171,14 @@ func TestRule196TLSAfterTheHandshake(t *testing.T) {
 	s := serve(t, k.acceptor)
 	web := httptest.NewTLSServer(nil)
 	defer web.Close()
-	s.engine.StartTLS = func(ctx context.Context, c net.Conn) (*tls.Conn, []byte, error) {
+	s.engine.StartTLS = func(ctx context.Context, c net.Conn, t *authn.Transport) (net.Conn, error) {
 		tc := tls.Server(c, &tls.Config{Certificates: web.TLS.Certificates})
-		return tc, nil, tc.HandshakeContext(ctx)
+		if err := tc.HandshakeContext(ctx); err != nil {
+			return nil, err
+		}
+		state := tc.ConnectionState()
+		t.TLS = &state
+		return tc, nil
 	}
 	c := s.dial(t, k.initiate(t, krb5.InitOptions{Mutual: true}))
 	capa, err := c.Capa(t.Context())

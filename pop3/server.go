@@ -3,7 +3,6 @@ package pop3
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"log/slog"
 	"net"
 	"time"
@@ -35,10 +34,9 @@ type Backend interface {
 type Server struct {
 	Backend Backend
 
-	// StartTLS makes the server's side of a handshake for STLS and returns
-	// the hash of the certificate for tls-server-end-point (RFC 5929 section
-	// 4), nil when it has none. STLS is hidden when it is nil.
-	StartTLS func(ctx context.Context, c net.Conn) (tc *tls.Conn, endPoint []byte, err error)
+	// StartTLS makes the server's side of a handshake for STLS, and tells t of
+	// it: TLS, EndPoint and Client. STLS is hidden when it is nil.
+	StartTLS func(ctx context.Context, c net.Conn, t *authn.Transport) (net.Conn, error)
 
 	Hostname string // in the APOP timestamp; "localhost" when empty
 	Log      *slog.Logger

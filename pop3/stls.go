@@ -35,19 +35,17 @@ func (s *session) startTLS(ctx context.Context) error {
 	defer cancel()
 	s.armWrite(by)
 	s.armRead(by)
-	tc, endPoint, err := s.srv.StartTLS(ctx, s.conn)
+	t := *s.t // login attempts made so far keep the one they saw
+	tc, err := s.srv.StartTLS(ctx, s.conn, &t)
 	if err != nil && s.drainBy.Load() != 0 {
 		return &ending{Drained, err}
 	}
 	if err != nil {
 		return &ending{NoTLS, err}
 	}
-	if tc == nil {
-		return &ending{NoTLS, errors.New("no connection")}
+	if tc == nil || t.TLS == nil {
+		return &ending{NoTLS, errors.New("no TLS connection")}
 	}
-	state := tc.ConnectionState()
-	t := *s.t // login attempts made so far keep the one they saw
-	t.TLS, t.EndPoint = &state, endPoint
 	s.conn, s.t, s.username = tc, &t, ""
 	s.offers = s.srv.Backend.Mechanisms(s.t)
 	return nil

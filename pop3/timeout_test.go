@@ -239,9 +239,9 @@ func TestDrainDuringHandshake(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			srv, done := traced(&Server{Backend: newBackend(&memory.Store{})})
-			srv.StartTLS = func(ctx context.Context, c net.Conn) (*tls.Conn, []byte, error) {
+			srv.StartTLS = func(ctx context.Context, c net.Conn, _ *authn.Transport) (net.Conn, error) {
 				tc := tls.Server(c, cfg)
-				return tc, nil, tc.HandshakeContext(ctx)
+				return tc, tc.HandshakeContext(ctx)
 			}
 			client, server := net.Pipe()
 			served := make(chan error, 1)

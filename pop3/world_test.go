@@ -289,12 +289,14 @@ var testCert = sync.OnceValue(func() tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 })
 
-func startTLS(ctx context.Context, c net.Conn) (*tls.Conn, []byte, error) {
+func startTLS(ctx context.Context, c net.Conn, t *authn.Transport) (net.Conn, error) {
 	tc := tls.Server(c, &tls.Config{Certificates: []tls.Certificate{testCert()}})
 	if err := tc.HandshakeContext(ctx); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	return tc, make([]byte, 32), nil
+	state := tc.ConnectionState()
+	t.TLS, t.EndPoint = &state, make([]byte, 32)
+	return tc, nil
 }
 
 // people are the users of the world: some log in, some cannot.

@@ -21,6 +21,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -65,6 +66,10 @@ func Open(name string, o Options) (*List, error) {
 
 // Name implements [authn.Verifier].
 func (l *List) Name() string { return l.name }
+
+// Logins are the names on the list, sorted, for whoever knows which names are ever
+// asked for.
+func (l *List) Logins() []string { return slices.Sorted(maps.Keys(l.users)) }
 
 // Admit implements [authn.Guard].
 func (l *List) Admit(ctx context.Context, id *authn.Identity) error {

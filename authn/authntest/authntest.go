@@ -5,6 +5,7 @@ package authntest
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"maps"
 	"slices"
@@ -16,22 +17,24 @@ import (
 
 // Fake is a verifier of every sort. Its zero value knows nobody.
 type Fake struct {
-	Step       string                                        // its name, "fake" when empty
-	Passwords  map[string]string                             // login to password
-	Secrets    map[string]map[string]string                  // scheme to login to secret
-	Principals map[string][]string                           // Principal.String() to logins, the first for clients that ask for none
-	Tokens     map[string]string                             // token to login
-	Attrs      map[string]string                             // of every identity
-	Err        error                                         // answer to everything when not nil
-	Hook       func(context.Context, *authn.PasswordRequest) // runs before a password is judged
-	Asked      atomic.Int64                                  // how often it was asked
+	Step         string                                        // its name, "fake" when empty
+	Passwords    map[string]string                             // login to password
+	Secrets      map[string]map[string]string                  // scheme to login to secret
+	Principals   map[string][]string                           // Principal.String() to logins, the first for clients that ask for none
+	Certificates map[string]string                             // common name to login
+	Tokens       map[string]string                             // token to login
+	Attrs        map[string]string                             // of every identity
+	Err          error                                         // answer to everything when not nil
+	Hook         func(context.Context, *authn.PasswordRequest) // runs before a password is judged
+	Asked        atomic.Int64                                  // how often it was asked
 }
 
 var (
-	_ authn.PasswordVerifier = (*Fake)(nil)
-	_ authn.SecretSource     = (*Fake)(nil)
-	_ authn.PrincipalMapper  = (*Fake)(nil)
-	_ authn.TokenVerifier    = (*Fake)(nil)
+	_ authn.PasswordVerifier  = (*Fake)(nil)
+	_ authn.SecretSource      = (*Fake)(nil)
+	_ authn.PrincipalMapper   = (*Fake)(nil)
+	_ authn.CertificateMapper = (*Fake)(nil)
+	_ authn.TokenVerifier     = (*Fake)(nil)
 )
 
 // Name implements [authn.Verifier].
@@ -111,6 +114,19 @@ func (f *Fake) VerifyToken(_ context.Context, r *authn.TokenRequest) (*authn.Ide
 		return nil, f.fail(authn.Rejected)
 	case r.Login != "" && r.Login != login:
 		return nil, f.fail(authn.Denied)
+	}
+	return f.identity(login), nil
+}
+
+// MapCertificate implements [authn.CertificateMapper].
+func (f *Fake) MapCertificate(_ context.Context, chain []*x509.Certificate) (*authn.Identity, error) {
+	f.Asked.Add(1)
+	login, ok := f.Certificates[chain[0].Subject.CommonName]
+	switch {
+	case f.Err != nil:
+		return nil, f.Err
+	case !ok:
+		return nil, f.fail(authn.UnknownUser)
 	}
 	return f.identity(login), nil
 }

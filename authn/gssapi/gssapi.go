@@ -209,10 +209,12 @@ func (e *exchange) Layer() func(net.Conn) net.Conn {
 // Bound implements [authn.Binder].
 func (e *exchange) Bound() bool { return e.bound }
 
-// Note implements [authn.Noter].
+// Note implements [authn.Noter]: who could have bound the login to TLS, and did
+// not. The notes of all mechanisms about it begin with the same words, so that one
+// search counts them.
 func (e *exchange) Note() string {
 	if e.peer != nil && !e.bound && e.t.EndPoint != nil && e.m.Binding != BindingOff {
-		return "no channel binding"
+		return "no channel binding, though TLS has one"
 	}
 	return ""
 }

@@ -324,8 +324,10 @@ func (u *users) mapPrincipal(ctx context.Context, ticket *authn.Principal, authz
 		return nil, u.fail(authn.Denied, errDisabled)
 	}
 	if authzid != "" {
-		login, err := authn.PrepareLogin(authzid)
-		if err != nil || !u.among(login, append(p.values(u.o.Attributes.Aliases), p.id.User)) {
+		login, err := authn.CanonicalLogin(ctx, authzid)
+		same := func(s string) bool { return authn.SameLogin(ctx, login, s) }
+		known := append(p.values(u.o.Attributes.Aliases), p.id.User)
+		if err != nil || !u.among(login, known) && !slices.ContainsFunc(known, same) {
 			return nil, u.fail(authn.Denied, fmt.Errorf("%.128q is neither the login %s nor an alias of it", authzid, p.id.User))
 		}
 	}

@@ -86,12 +86,12 @@ func (m *Mapper) Name() string { return m.name }
 
 // MapPrincipal implements [authn.PrincipalMapper]. authzid may be a login, or
 // a login with the ticket's realm or a mail domain behind an at-sign.
-func (m *Mapper) MapPrincipal(_ context.Context, p *authn.Principal, authzid string) (*authn.Identity, error) {
-	want, err := m.wanted(p, authzid)
+func (m *Mapper) MapPrincipal(ctx context.Context, p *authn.Principal, authzid string) (*authn.Identity, error) {
+	want, err := m.wanted(ctx, p, authzid)
 	if err != nil {
 		return nil, m.denied(p, authzid, err)
 	}
-	user, err := m.find(p, want)
+	user, err := m.find(ctx, p, want)
 	var unusable *unusableError
 	switch {
 	case errors.As(err, &unusable):
@@ -104,11 +104,11 @@ func (m *Mapper) MapPrincipal(_ context.Context, p *authn.Principal, authzid str
 
 // wanted lists the logins that authzid may mean, what it says word for word
 // first. It is empty when the client asked for none.
-func (m *Mapper) wanted(p *authn.Principal, authzid string) ([]string, error) {
+func (m *Mapper) wanted(ctx context.Context, p *authn.Principal, authzid string) ([]string, error) {
 	if authzid == "" {
 		return nil, nil
 	}
-	login, err := authn.PrepareLogin(authzid)
+	login, err := authn.CanonicalLogin(ctx, authzid)
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +118,9 @@ func (m *Mapper) wanted(p *authn.Principal, authzid string) ([]string, error) {
 		domain := login[i+1:]
 		same := func(d string) bool { return strings.EqualFold(d, domain) }
 		if same(p.Realm) || slices.ContainsFunc(m.o.MailDomains, same) {
-			want = append(want, login[:i])
+			if local, err := authn.CanonicalLogin(ctx, login[:i]); err == nil {
+				want = append(want, local)
+			}
 		}
 	}
 	return want, nil
@@ -126,11 +128,11 @@ func (m *Mapper) wanted(p *authn.Principal, authzid string) ([]string, error) {
 
 // find returns the first login of want that p has, or p's own login when want
 // is empty.
-func (m *Mapper) find(p *authn.Principal, want []string) (string, error) {
+func (m *Mapper) find(ctx context.Context, p *authn.Principal, want []string) (string, error) {
 	if mapped, ok := m.byPrincipal[m.fold(p.String())]; ok {
-		return choose(mapped, want)
+		return choose(ctx, mapped, want)
 	}
-	own, ruleErr := m.own(p)
+	own, ruleErr := m.own(ctx, p)
 	if want == nil && own != "" {
 		want = []string{own}
 	}
@@ -154,12 +156,12 @@ var (
 	errNotOwn    = errors.New("not the login of this principal")
 )
 
-func choose(mapped, want []string) (string, error) {
+func choose(ctx context.Context, mapped, want []string) (string, error) {
 	if want == nil && len(mapped) > 0 {
 		return mapped[0], nil
 	}
 	for _, login := range want {
-		if slices.Contains(mapped, login) {
+		if slices.ContainsFunc(mapped, func(l string) bool { return authn.SameLogin(ctx, l, login) }) {
 			return login, nil
 		}
 	}
@@ -167,7 +169,7 @@ func choose(mapped, want []string) (string, error) {
 }
 
 // own is the login that rules and default give p.
-func (m *Mapper) own(p *authn.Principal) (string, error) {
+func (m *Mapper) own(ctx context.Context, p *authn.Principal) (string, error) {
 	if len(p.Components) == 0 {
 		return "", errors.New("principal without a name")
 	}
@@ -186,7 +188,7 @@ func (m *Mapper) own(p *authn.Principal) (string, error) {
 		if !ok {
 			continue
 		}
-		login, err := authn.PrepareLogin(login)
+		login, err := authn.CanonicalLogin(ctx, login)
 		if err != nil {
 			return "", err
 		}

@@ -248,7 +248,7 @@ func (e *exchange) bindings() error {
 // lookup finds the user's keys. Of a refusal nothing shows until the end: the
 // keys of nobody go the same way.
 func (e *exchange) lookup(ctx context.Context) error {
-	user, err := authn.PrepareLogin(e.first.user)
+	user, err := authn.CanonicalLogin(ctx, e.first.user)
 	if err != nil {
 		e.keys, e.refusal = e.m.nobody(e.first.user), e.m.fail(authn.UnknownUser, err)
 		return nil
@@ -278,7 +278,7 @@ func (e *exchange) lookup(ctx context.Context) error {
 
 // finish takes client-final-message. The proof of somebody who is to be refused
 // is computed too.
-func (e *exchange) finish(_ context.Context, response []byte) ([]byte, bool, error) {
+func (e *exchange) finish(ctx context.Context, response []byte) ([]byte, bool, error) {
 	final, err := parseFinal(response)
 	if err != nil {
 		return nil, false, e.m.fail(authn.Malformed, err)
@@ -298,7 +298,7 @@ func (e *exchange) finish(_ context.Context, response []byte) ([]byte, bool, err
 	case !proven:
 		return nil, false, e.m.fail(authn.Rejected, errors.New("wrong proof"))
 	}
-	if err := e.authorize(); err != nil {
+	if err := e.authorize(ctx); err != nil {
 		return nil, false, err
 	}
 	e.id = e.vouched
@@ -318,15 +318,15 @@ func (e *exchange) unbound() error {
 }
 
 // authorize leaves it to the policy whether the client may act for another.
-func (e *exchange) authorize() error {
+func (e *exchange) authorize(ctx context.Context) error {
 	if e.first.authzid == "" {
 		return nil
 	}
-	z, err := authn.PrepareLogin(e.first.authzid)
+	z, err := authn.CanonicalLogin(ctx, e.first.authzid)
 	if err != nil {
 		return e.m.fail(authn.Denied, errors.New("acts for no login name"))
 	}
-	if z != e.user && z != e.vouched.User {
+	if z != e.user && !authn.SameLogin(ctx, z, e.vouched.User) {
 		e.vouched.For = z
 	}
 	return nil

@@ -50,6 +50,7 @@ configuration names must be there.`,
 	f.StringVar(&q.Listener, "listener", "", "`NAME` of the listener that the client comes to")
 	f.StringVar(&q.Address, "address", "", "`ADDRESS` that the client comes from")
 	f.StringVar(&q.TLS, "tls", "", "`VERSION` of TLS: none, 1.2 or 1.3; what the listener begins with when absent")
+	f.StringVar(&q.Certificate, "certificate", "", "the client's certificate: `WORD` is valid, one that belongs to somebody, or none")
 	f.StringVar(&q.Mechanism, "mechanism", "", "explain the mechanism `NAME` only")
 	f.StringVar(&q.User, "user", "", "`LOGIN` that proves itself")
 	f.StringArrayVar(&q.Groups, "group", nil, "`NAME` of a group that the user is in; may be given more than once")

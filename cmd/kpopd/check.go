@@ -9,7 +9,7 @@ import (
 )
 
 func newCheck() *cobra.Command {
-	var file string
+	var file, certificate string
 	var verbose bool
 	c := &cobra.Command{
 		Use:   "check -c FILE",
@@ -20,7 +20,8 @@ kind at once: keys, then values, then what they name. The status is then 1. No
 socket is opened.
 
 With -v, say what each listener offers a client at each stage of a connection,
-and why it does not offer the rest.`,
+and why it does not offer the rest. With --certificate, say on which listeners
+EXTERNAL lets somebody in with that client certificate, whom, and why not.`,
 		Example: "  kpopd check -c /etc/kpopd/kpopd.yaml\n  kpopd check -v -c kpopd.yaml",
 		Args:    checked(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -37,11 +38,17 @@ and why it does not offer the rest.`,
 			if verbose {
 				r.Explain(c.OutOrStdout())
 			}
+			if certificate != "" {
+				if err := r.ExplainCertificate(c.OutOrStdout(), certificate); err != nil {
+					return err
+				}
+			}
 			fmt.Fprintf(c.OutOrStdout(), "%s: good\n", file)
 			return nil
 		},
 	}
 	c.Flags().StringVarP(&file, "config", "c", "", "configuration `FILE`")
+	c.Flags().StringVar(&certificate, "certificate", "", "say whose the client certificate in `FILE` is")
 	c.Flags().BoolVarP(&verbose, "verbose", "v", false, "say what each listener offers")
 	return c
 }

@@ -25,6 +25,7 @@ var directions = map[string][]string{
 	"authn/authntest":     {"authn"},
 	"authn/checkpassword": {"authn"},
 	"authn/cram":          {"authn"},
+	"authn/external":      {"authn"},
 	"authn/file":          {"authn", "authn/scram"}, // the keys in a digests file
 	"authn/gssapi":        {"authn", "authn/krb5"},  // a GSSAPI token carries an AP-REQ
 	"authn/krb5":          {"authn"},
@@ -38,8 +39,8 @@ var directions = map[string][]string{
 	"authn/principal":     {"authn"},
 	"authn/scram":         {"authn"},
 	"cmd/internal/app":    {"authn/...", "cmd/internal/...", "kpop", "maildrop/...", "pop3"},
-	"cmd/internal/certs":  nil,
-	"cmd/internal/config": {"authn", "authn/file", "authn/krb5", "authn/oidc", "authn/scram"}, // rules of policies and URLs, names of hashes, enctypes and algorithms, bounds
+	"cmd/internal/certs":  {"authn"},                                                                            // what a client certificate is worth
+	"cmd/internal/config": {"authn", "authn/external", "authn/file", "authn/krb5", "authn/oidc", "authn/scram"}, // rules of policies and URLs, names of hashes, enctypes and algorithms, bounds
 	"cmd/internal/listen": nil,
 	"cmd/kpopctl":         {"cmd/internal/..."},
 	"cmd/kpopd":           {"authn/...", "cmd/internal/...", "kpop", "krb5test", "maildrop/...", "pop3/..."},

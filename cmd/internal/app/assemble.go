@@ -16,6 +16,7 @@ import (
 	"github.com/kpopd/kpopd/authn/access"
 	"github.com/kpopd/kpopd/authn/checkpassword"
 	"github.com/kpopd/kpopd/authn/cram"
+	"github.com/kpopd/kpopd/authn/external"
 	"github.com/kpopd/kpopd/authn/file"
 	"github.com/kpopd/kpopd/authn/gssapi"
 	"github.com/kpopd/kpopd/authn/krb5"
@@ -108,7 +109,7 @@ func (p *parts) close(next *parts) error {
 func (a *assembly) checkCertificates() error {
 	var errs []error
 	for i, c := range a.cfg.Certificates {
-		if _, err := certs.New([]certs.File{{Cert: c.Cert, Key: c.Key}}); err != nil {
+		if _, err := certs.New([]certs.File{{Cert: c.Cert, Key: c.Key}}, certs.Clients{}); err != nil {
 			errs = append(errs, a.cfg.Problem(fmt.Sprintf("certificates[%d]", i), err))
 		}
 	}
@@ -212,6 +213,9 @@ func (a *assembly) buildChains() error {
 		if f, ok := built.(file.Verifier); ok {
 			a.files = append(a.files, &fileVerifier{f, key})
 		}
+		if err := a.checkNames(built); err != nil {
+			errs = append(errs, a.problems(fmt.Sprintf("verifiers[%d]", i), err))
+		}
 		a.verifiers[v.Name] = built
 		if c, ok := built.(io.Closer); ok {
 			a.closers = append(a.closers, c)
@@ -231,6 +235,30 @@ func (a *assembly) buildChains() error {
 		a.chains[c.Name] = chain
 	}
 	return nil
+}
+
+const maxMisnamed = 20 // told at once
+
+// checkNames refuses users of a verifier's files whom nobody could log in as.
+func (a *assembly) checkNames(v authn.Verifier) error {
+	names := a.cfg.Names.Rules()
+	f, ok := v.(interface{ Logins() []string })
+	if !ok || names == nil {
+		return nil
+	}
+	_, list := v.(*access.List) // which may not keep the case
+	var errs []error
+	for _, login := range f.Logins() {
+		switch canonical, err := names.Prepare(login); {
+		case len(errs) == maxMisnamed:
+			return errors.Join(errs...)
+		case err != nil:
+			errs = append(errs, fmt.Errorf("nobody can log in as %q, of which names make no login; rename or remove it", login))
+		case canonical != login && !(list && strings.EqualFold(canonical, login)):
+			errs = append(errs, fmt.Errorf("nobody can log in as %q, which names make %q; write it so", login, canonical))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // problems is a problem for each error of err, so that each says where it is: at
@@ -300,6 +328,12 @@ func (a *assembly) openVerifier(v config.Verifier) (authn.Verifier, error) {
 		return krb5pw.New(v.Name, p, krb5pw.Options{MailDomains: v.MailDomains, Domain: v.Domain, FoldCase: v.FoldCase})
 	case config.VerifierCheckpassword:
 		return checkpassword.New(v.Name, checkpassword.Options{Program: v.Program, Args: v.Args, AtOnce: v.AtOnce})
+	case config.VerifierCertificate:
+		o := external.Options{Map: v.Map}
+		for _, r := range v.CertificateRules {
+			o.Rules = append(o.Rules, r.Rule())
+		}
+		return external.NewMapper(v.Name, o)
 	default:
 		return nil, fmt.Errorf("type %q is not known", v.Type)
 	}
@@ -338,7 +372,7 @@ func (a *assembly) buildPolicies() error {
 	var errs []error
 	for i, x := range a.cfg.Policies {
 		p := &authn.Policy{
-			Name: x.Name, BeforeTLS: a.beforeTLS(x), Trusted: x.Trusted, Trace: a.trace,
+			Name: x.Name, BeforeTLS: a.beforeTLS(x), Trusted: x.Trusted, Names: a.cfg.Names.Rules(), Trace: a.trace,
 			Rules: a.cfg.Rules(i), Act: a.cfg.Act(i), Users: a.chains[x.Chain],
 		}
 		if x.Plain == config.PlainTrusted {
@@ -411,6 +445,8 @@ func (a *assembly) mechanism(name string, x config.Policy) (m authn.Mechanism, e
 		m, can = oauthbearer.Legacy(chain, a.hints()), authn.Can[authn.TokenVerifier](chain)
 	case "GSSAPI":
 		m, can = a.gssapi(chain), authn.Can[authn.PrincipalMapper](chain)
+	case external.Name:
+		m, can = external.New(chain), authn.Can[authn.CertificateMapper](chain)
 	case "KPOP":
 		m, can = kpop.Mechanism(chain), authn.Can[authn.PrincipalMapper](chain)
 	}
@@ -474,9 +510,13 @@ func (a *assembly) buildDoors() error {
 	for i, l := range a.cfg.Listeners {
 		d := &door{name: l.Name, policy: a.policies[l.Policy], log: a.log}
 		if l.UsesTLS() {
-			s, err := certs.New(a.certificates(l))
+			s, err := certs.New(a.certificates(l), certs.Clients{CA: l.ClientCA, CRL: l.ClientCRL})
 			if err != nil {
-				errs = append(errs, a.cfg.Problem(fmt.Sprintf("listeners[%d].certificate", i), err))
+				key := "client_ca" // the certificates have been looked at before
+				if _, err := certs.New(a.certificates(l), certs.Clients{CA: l.ClientCA}); err == nil {
+					key = "client_crl"
+				}
+				errs = append(errs, a.cfg.Problem(fmt.Sprintf("listeners[%d].%s", i, key), err))
 				continue
 			}
 			d.certs, d.implicit = s, l.TLS == config.TLSImplicit
@@ -515,7 +555,7 @@ func (a *assembly) server(d *door) *pop3.Server {
 		DrainTimeout: l.DrainTimeout, MaxFailures: l.Failures,
 	}
 	if d.certs != nil && !d.implicit {
-		s.StartTLS = d.certs.Server
+		s.StartTLS = d.startTLS
 	}
 	return s
 }
@@ -643,10 +683,10 @@ const runsOutSoon = 14 * 24 * time.Hour
 // certificateWarnings are about the certificates that listeners show: dates,
 // and keys that everybody may read.
 func (a *assembly) certificateWarnings(now time.Time) []*config.Problem {
-	var list []*config.Problem
+	list := a.clientWarnings(now)
 	i := slices.IndexFunc(a.doors, func(d *door) bool { return d.certs != nil })
 	if i < 0 {
-		return nil
+		return list
 	}
 	// every store has all certificates, the one that its listener names first
 	leaves, files := a.doors[i].certs.Leaves(), a.certificates(a.cfg.Listeners[i])
@@ -665,6 +705,24 @@ func (a *assembly) certificateWarnings(now time.Time) []*config.Problem {
 		}
 		if st, err := os.Stat(c.Key); err == nil && st.Mode()&0o007 != 0 {
 			add("key", "%s is open to everybody (mode %04o): chmod 600 it", c.Key, st.Mode().Perm())
+		}
+	}
+	return list
+}
+
+// clientWarnings are about the authorities of client certificates.
+func (a *assembly) clientWarnings(now time.Time) []*config.Problem {
+	var list []*config.Problem
+	for i, d := range a.doors {
+		if d.certs == nil {
+			continue
+		}
+		ca, crl := d.certs.ClientsWarnings(now, runsOutSoon)
+		for _, err := range ca {
+			list = append(list, a.cfg.Problem(fmt.Sprintf("listeners[%d].client_ca", i), err))
+		}
+		for _, err := range crl {
+			list = append(list, a.cfg.Problem(fmt.Sprintf("listeners[%d].client_crl", i), err))
 		}
 	}
 	return list

@@ -2,13 +2,16 @@ package app
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/hex"
 	"errors"
 	"log/slog"
 	"sync/atomic"
 	"time"
 
 	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/authn/external"
 )
 
 // Octets of a name and of an error in a log line.
@@ -44,6 +47,7 @@ func attemptLog(log *slog.Logger, panics *atomic.Int64) *authn.Trace {
 			attrs = append(attrs, identityAttrs(a.Identity)...)
 			attrs = append(attrs, ticketAttrs(a.Principal)...)
 			attrs = append(attrs, tlsAttrs(a.Transport.TLS)...)
+			attrs = append(attrs, certificateAttrs(a.Transport.Client)...)
 			attrs = append(attrs, policyAttrs(a)...)
 			if a.Layer {
 				attrs = append(attrs, slog.Bool("layer", true))
@@ -166,6 +170,17 @@ func tlsAttrs(s *tls.ConnectionState) []slog.Attr {
 	return []slog.Attr{
 		slog.String("tls", tls.VersionName(s.Version)), slog.String("cipher", tls.CipherSuiteName(s.CipherSuite)),
 		slog.String("sni", bounded(s.ServerName, maxName)),
+	}
+}
+
+// certificateAttrs name a client certificate as a map file can.
+func certificateAttrs(c *authn.Certificate) []slog.Attr {
+	if c == nil {
+		return nil
+	}
+	sum := sha256.Sum256(c.Leaf.Raw)
+	return []slog.Attr{
+		slog.String("certificate", bounded(external.DN(c.Leaf.RawSubject), maxName)), slog.String("sha256", hex.EncodeToString(sum[:])),
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 
 	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/authn/external"
 	"github.com/kpopd/kpopd/cmd/internal/certs"
 	"github.com/kpopd/kpopd/cmd/internal/listen"
 	"github.com/kpopd/kpopd/kpop"
@@ -57,16 +58,37 @@ func (d *door) enter(ctx context.Context, admitted *listen.Conn) (net.Conn, *aut
 		t.Peer = peer
 		return next, t
 	case d.implicit:
-		tc, endPoint, err := d.certs.Server(ctx, c)
+		tc, err := d.startTLS(ctx, c, t)
 		if err != nil {
 			d.log.Info("TLS refused", "session", t.Session, "listener", t.Listener, "remote", t.Remote.String(), "err", bounded(err.Error(), maxError))
 			return nil, nil
 		}
-		state := tc.ConnectionState()
-		t.TLS, t.EndPoint = &state, endPoint
 		return tc, t
 	}
 	return c, t
+}
+
+// startTLS makes the handshake, and says when a client showed a certificate that
+// it cannot log in with: without EXTERNAL on offer, it will not ask.
+func (d *door) startTLS(ctx context.Context, c net.Conn, t *authn.Transport) (net.Conn, error) {
+	tc, err := d.certs.Server(ctx, c, t)
+	if err != nil || t.Client == nil {
+		return tc, err
+	}
+	for _, v := range d.policy.Explain(t) {
+		if v.Mechanism.Name() != external.Name || v.Reason == nil {
+			continue
+		}
+		why := t.Client.Err
+		if why == nil {
+			why = v.Reason
+		}
+		d.log.LogAttrs(ctx, slog.LevelInfo, "client certificate not taken", append([]slog.Attr{
+			slog.String("session", t.Session), slog.String("listener", t.Listener), slog.String("remote", t.Remote.String()),
+			slog.String("err", bounded(why.Error(), maxError)),
+		}, certificateAttrs(t.Client)...)...)
+	}
+	return tc, nil
 }
 
 // refusal is what a client hears whom the server has no room for; only those

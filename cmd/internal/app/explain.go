@@ -1,7 +1,10 @@
 package app
 
 import (
+	"context"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +17,7 @@ import (
 	"time"
 
 	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/authn/external"
 	"github.com/kpopd/kpopd/cmd/internal/config"
 )
 
@@ -112,13 +116,85 @@ func stages(l config.Listener, p *authn.Policy, stamp string) []stage {
 	}
 	if l.UsesTLS() {
 		add("inside TLS", netip.Addr{}, &tls.ConnectionState{Version: tls.VersionTLS13})
+		if l.ClientCA != "" {
+			add("inside TLS with a certificate that belongs to somebody", netip.Addr{}, &tls.ConnectionState{Version: tls.VersionTLS13})
+			showCertificate(&all[len(all)-1].facts)
+		}
 	}
 	return all
+}
+
+// showCertificate makes f the facts of a client with a certificate that belongs to
+// somebody. Nobody can tell whose it is, so EXTERNAL looks no further than
+// whether the policy takes any.
+func showCertificate(f *authn.Facts) {
+	f.Transport.Client = &authn.Certificate{Err: &authn.Error{Kind: authn.Unavailable, Step: "check"}}
+	f.Certificate = true
 }
 
 // offers reports whether p may let anybody log in there.
 func (s stage) offers(p *authn.Policy) bool {
 	return slices.ContainsFunc(p.Judge(s.facts), func(v authn.Verdict) bool { return v.Reason == nil })
+}
+
+// ExplainCertificate writes, for each listener that asks for client
+// certificates, whose the one in a PEM file is, or why nobody's. Certificates
+// after the first are those that a client sends along.
+func (r *Report) ExplainCertificate(w io.Writer, file string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("read certificate: %w", err)
+	}
+	var shown []*x509.Certificate
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue // its key may stand beside it
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return fmt.Errorf("read certificate %s: %w", file, err)
+		}
+		shown = append(shown, c)
+	}
+	if len(shown) == 0 {
+		return fmt.Errorf("no certificate in %s", file)
+	}
+	asked := false
+	for i, d := range r.assembly.doors {
+		if d.certs == nil || r.assembly.cfg.Listeners[i].ClientCA == "" {
+			continue
+		}
+		asked = true
+		t := &authn.Transport{Listener: d.name, TLS: &tls.ConnectionState{}, Client: d.certs.Judge(shown)}
+		fmt.Fprintf(w, "listener %s, certificate %s: %s\n", d.name, external.DN(shown[0].RawSubject), owner(d.policy, t))
+	}
+	if !asked {
+		return errors.New("no listener asks for client certificates")
+	}
+	return nil
+}
+
+// owner is the user whom EXTERNAL lets in on t, or why nobody. Rules look at more
+// than the certificate, so they are not asked.
+func owner(p *authn.Policy, t *authn.Transport) string {
+	ruleless := *p
+	ruleless.Rules, ruleless.Shadow = nil, nil
+	ctx := context.Background() // nothing of this waits
+	l, err := ruleless.Start(ctx, t, external.Name)
+	if err == nil {
+		_, _, err = l.Next(ctx, []byte{})
+	}
+	switch {
+	case t.Client.Err != nil:
+		return t.Client.Err.Error()
+	case err != nil:
+		return err.Error()
+	}
+	found := fmt.Sprintf("logs in as %s, by step %s", l.Identity().User, l.Identity().Step)
+	if len(p.Rules) > 0 {
+		found += ", unless a rule refuses"
+	}
+	return found
 }
 
 func writeVerdicts(w io.Writer, when string, vs []authn.Verdict) {

@@ -23,17 +23,18 @@ import (
 // Question is what to explain: a connection, and as much of a login as is
 // known. What is left empty is open, and the answer says what depends on it.
 type Question struct {
-	Listener  string
-	Address   string // of the client
-	TLS       string // none, 1.2, 1.3; what the listener begins with when empty
-	Mechanism string // explain this one only
-	User      string
-	Groups    []string
-	Realm     string // of the ticket
-	Enctype   string // of the ticket
-	Binding   string // used, none
-	As        string // whom the login asks to act for
-	Time      time.Time
+	Listener    string
+	Address     string // of the client
+	TLS         string // none, 1.2, 1.3; what the listener begins with when empty
+	Certificate string // of the client: valid, none; none when empty
+	Mechanism   string // explain this one only
+	User        string
+	Groups      []string
+	Realm       string // of the ticket
+	Enctype     string // of the ticket
+	Binding     string // used, none
+	As          string // whom the login asks to act for
+	Time        time.Time
 }
 
 // Answer writes what a client that q describes is offered, and what becomes of
@@ -87,6 +88,9 @@ func (a *assembly) explainer(q Question) (*explainer, error) {
 		return nil, fmt.Errorf("policy %q does not offer %s at all", e.policy.Name, q.Mechanism)
 	}
 	e.before = authn.Before(t, q.Time)
+	if err := e.certificate(); err != nil {
+		return nil, err
+	}
 	e.login = e.before
 	return e, e.proof(t)
 }
@@ -121,11 +125,27 @@ func (e *explainer) transport() (*authn.Transport, error) {
 	return t, nil
 }
 
+// certificate gives the client the one that is asked about.
+func (e *explainer) certificate() error {
+	switch q := e.q.Certificate; {
+	case q == "" || q == config.CertificateNone:
+		return nil
+	case q != config.CertificateValid:
+		return fmt.Errorf("certificate %q is not known; write valid or none", q)
+	case e.before.Transport.TLS == nil:
+		return errors.New("certificates come in TLS; say which version")
+	case e.l.ClientCA == "":
+		return fmt.Errorf("listener %q asks for no client certificate", e.l.Name)
+	}
+	showCertificate(&e.before)
+	return nil
+}
+
 // proof adds to what is known of the login what the question says of it.
 func (e *explainer) proof(t *authn.Transport) error {
 	f, q := &e.login, e.q
 	if q.User != "" {
-		user, err := authn.PrepareLogin(q.User)
+		user, err := e.policy.Names.Prepare(q.User)
 		if err != nil {
 			return fmt.Errorf("user %q: %w", q.User, err)
 		}
@@ -158,7 +178,13 @@ func (e *explainer) proof(t *authn.Transport) error {
 	default:
 		return fmt.Errorf("channel binding %q is not known; write used or none", q.Binding)
 	}
-	f.As = q.As
+	if q.As != "" {
+		as, err := e.policy.Names.Prepare(q.As)
+		if err != nil {
+			return fmt.Errorf("as %q: %w", q.As, err)
+		}
+		f.As = as
+	}
 	return nil
 }
 
@@ -257,18 +283,23 @@ func (e *explainer) shadow(w io.Writer, s *authn.Policy, mech string) {
 	}
 }
 
-// at is a backend at another time, for sessions that only ask for CAPA.
+// at is a backend that knows what the question says, the time too, for sessions
+// that only ask for CAPA.
 type at struct {
 	*backend
-	time time.Time
+	facts authn.Facts
 }
 
-func (b at) Mechanisms(t *authn.Transport) []authn.Mechanism { return b.MechanismsAt(t, b.time) }
+func (b at) Mechanisms(t *authn.Transport) []authn.Mechanism {
+	f := b.facts
+	f.Transport = t
+	return b.Usable(f)
+}
 
 // capa is what the engine itself answers to CAPA.
 func (e *explainer) capa(ctx context.Context) (lines []string, err error) {
 	server := e.a.server(e.d)
-	server.Backend, server.Log = at{&backend{Policy: e.policy}, e.q.Time}, slog.New(slog.DiscardHandler)
+	server.Backend, server.Log = at{&backend{Policy: e.policy}, e.before}, slog.New(slog.DiscardHandler)
 	client, conn := net.Pipe()
 	t := *e.before.Transport
 	t.Stamp = ""

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/pem"
 	"fmt"
 	"math/big"
@@ -32,7 +33,7 @@ func NewAuthority(name string) (*Authority, error) {
 	}
 	t := template(name)
 	t.IsCA, t.BasicConstraintsValid = true, true
-	t.KeyUsage = x509.KeyUsageCertSign
+	t.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
 	der, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
 	if err != nil {
 		return nil, fmt.Errorf("make CA certificate: %w", err)
@@ -72,15 +73,93 @@ func (a *Authority) IssueFor(k crypto.Signer, names ...string) (cert, key []byte
 			t.DNSNames = append(t.DNSNames, n)
 		}
 	}
+	return a.sign(t, k)
+}
+
+func (a *Authority) sign(t *x509.Certificate, k crypto.Signer) (cert, key []byte, err error) {
 	der, err := x509.CreateCertificate(rand.Reader, t, a.cert, k.Public(), a.key)
 	if err != nil {
-		return nil, nil, fmt.Errorf("issue certificate for %s: %w", names[0], err)
+		return nil, nil, fmt.Errorf("issue certificate for %s: %w", t.Subject.CommonName, err)
 	}
 	keyDER, err := x509.MarshalPKCS8PrivateKey(k)
 	if err != nil {
-		return nil, nil, fmt.Errorf("encode key for %s: %w", names[0], err)
+		return nil, nil, fmt.Errorf("encode key for %s: %w", t.Subject.CommonName, err)
 	}
 	return encode("CERTIFICATE", der), encode("PRIVATE KEY", keyDER), nil
+}
+
+// Person is what a client certificate says of its owner.
+type Person struct {
+	CommonName string
+	Email      string // "" for none
+	UPN        string // Microsoft's user principal name; "" for none
+}
+
+// IssueClient makes a client certificate with a P-256 key.
+func (a *Authority) IssueClient(p Person) (cert, key []byte, err error) {
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make key: %w", err)
+	}
+	t := template(p.CommonName)
+	t.KeyUsage = x509.KeyUsageDigitalSignature
+	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	if p.Email != "" || p.UPN != "" {
+		san, err := p.alternativeNames()
+		if err != nil {
+			return nil, nil, fmt.Errorf("encode names of %s: %w", p.CommonName, err)
+		}
+		t.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Value: san}}
+	}
+	return a.sign(t, k)
+}
+
+// alternativeNames is a subjectAltName (RFC 5280 section 4.2.1.6).
+func (p Person) alternativeNames() ([]byte, error) {
+	var names []any
+	if p.UPN != "" {
+		names = append(names, otherName{
+			Type: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 311, 20, 2, 3}, Value: p.UPN,
+		})
+	}
+	if p.Email != "" {
+		names = append(names, asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 1, Bytes: []byte(p.Email)})
+	}
+	var all []byte
+	for _, n := range names {
+		params := ""
+		if _, ok := n.(otherName); ok {
+			params = "tag:0"
+		}
+		der, err := asn1.MarshalWithParams(n, params)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, der...)
+	}
+	return asn1.Marshal(asn1.RawValue{Tag: asn1.TagSequence, IsCompound: true, Bytes: all})
+}
+
+type otherName struct {
+	Type  asn1.ObjectIdentifier
+	Value string `asn1:"explicit,tag:0,utf8"`
+}
+
+// Revoke makes a revocation list of certificates that is in date until next.
+func (a *Authority) Revoke(next time.Time, revoked ...*x509.Certificate) ([]byte, error) {
+	now := time.Now()
+	list := &x509.RevocationList{Number: big.NewInt(now.UnixNano()), ThisUpdate: now.Add(-time.Hour), NextUpdate: next}
+	if !next.After(list.ThisUpdate) {
+		list.ThisUpdate = next.Add(-time.Hour)
+	}
+	for _, c := range revoked {
+		list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: c.SerialNumber, RevocationTime: now})
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, list, a.cert, a.key)
+	if err != nil {
+		return nil, fmt.Errorf("make revocation list: %w", err)
+	}
+	return encode("X509 CRL", der), nil
 }
 
 func template(name string) *x509.Certificate {

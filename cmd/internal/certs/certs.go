@@ -10,6 +10,16 @@
 // file is broken the old set stays.
 //
 // Nothing is remembered for a server name that a client sends.
+//
+// A client certificate is judged when the handshake is over, and not inside it
+// by crypto/tls: a resumed session is judged like a new one, by the authorities
+// and revocation lists of now; and a client whose certificate is no good has
+// TLS, hears why, and may log in otherwise (RFC 8446 section 4.4.2.4 leaves that
+// to the server). crypto/tls has checked that the client holds the key.
+//
+// A revocation list that is out of date is an outage. Nobody can say then which
+// certificates are still good, so none lets anybody in, and clients hear that
+// the server is at fault. It does not keep the server from starting.
 package certs
 
 import (
@@ -31,6 +41,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/kpopd/kpopd/authn"
 )
 
 // HandshakeTimeout is how long a client may take for a handshake.
@@ -44,6 +56,7 @@ type File struct {
 // Store is certificates that TLS connections are served with.
 type Store struct {
 	files   []File
+	clients Clients
 	current atomic.Pointer[set]
 }
 
@@ -53,15 +66,16 @@ type set struct {
 	certs  []*tls.Certificate
 	names  map[string][]*tls.Certificate // lower case; wildcards as "*.example.org"
 	pems   []byte                        // what was read, to see changes
+	trust  *trust                        // in client certificates; nil when none is asked for
 }
 
 // New reads the files. The first certificate is shown to clients that ask for
 // no name or for an unknown one.
-func New(files []File) (*Store, error) {
+func New(files []File, clients Clients) (*Store, error) {
 	if len(files) == 0 {
 		return nil, errors.New("no certificates")
 	}
-	s := &Store{files: files}
+	s := &Store{files: files, clients: clients}
 	if _, err := s.Reload(); err != nil {
 		return nil, err
 	}
@@ -71,13 +85,19 @@ func New(files []File) (*Store, error) {
 // Reload reads the files again. It reports whether they have changed. On an
 // error the certificates in use stay.
 func (s *Store) Reload() (changed bool, err error) {
-	next := &set{names: map[string][]*tls.Certificate{}}
+	next, old := &set{names: map[string][]*tls.Certificate{}}, s.current.Load()
 	for _, f := range s.files {
 		if err := next.add(f); err != nil {
 			return false, err
 		}
 	}
-	if old := s.current.Load(); old != nil && bytes.Equal(old.pems, next.pems) {
+	if old == nil {
+		old = &set{}
+	}
+	if next.trust, err = s.clients.read(old.trust); err != nil {
+		return false, err
+	}
+	if old.config != nil && bytes.Equal(old.pems, next.pems) && old.trust == next.trust {
 		return false, nil
 	}
 	next.config = next.newConfig()
@@ -154,7 +174,7 @@ func strong(leaf *x509.Certificate) error {
 }
 
 func (n *set) newConfig() *tls.Config {
-	return &tls.Config{
+	cfg := &tls.Config{
 		MinVersion: tls.VersionTLS12, // RFC 8996 section 5
 		// for TLS 1.2: ECDHE and AEAD only (RFC 9325 section 4.2); those of
 		// TLS 1.3 are not chosen
@@ -173,6 +193,11 @@ func (n *set) newConfig() *tls.Config {
 		GetConfigForClient: n.note,
 		GetCertificate:     noted,
 	}
+	if n.trust != nil {
+		// the names of the authorities tell a client which certificate to choose
+		cfg.ClientAuth, cfg.ClientCAs = tls.RequestClientCert, n.trust.pool
+	}
+	return cfg
 }
 
 // note keeps which certificate the client is shown. It is asked at every
@@ -213,22 +238,27 @@ type record struct {
 	cert *tls.Certificate
 }
 
-// Server does the server's side of a handshake on c. endPoint is the hash of
-// the certificate that the client was shown, for the channel binding
-// tls-server-end-point (RFC 5929 section 4.1).
-func (s *Store) Server(ctx context.Context, c net.Conn) (tc *tls.Conn, endPoint []byte, err error) {
+// Server does the server's side of a handshake on c and tells t of it: TLS; the
+// hash of the certificate that the client was shown, for the channel binding
+// tls-server-end-point (RFC 5929 section 4.1); and what the client's own
+// certificate is worth.
+func (s *Store) Server(ctx context.Context, c net.Conn, t *authn.Transport) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, HandshakeTimeout)
 	defer cancel()
 	n := s.current.Load()
 	r := &record{Conn: c}
-	tc = tls.Server(r, n.config)
+	tc := tls.Server(r, n.config)
 	if err := tc.HandshakeContext(ctx); err != nil {
-		return nil, nil, fmt.Errorf("TLS handshake: %w", err)
+		return nil, fmt.Errorf("TLS handshake: %w", err)
 	}
+	state := tc.ConnectionState()
+	t.TLS = &state
 	// A resumed session shows none; the binding is to the one of the first
 	// handshake. It was of this set, as tickets of another do not decrypt, and
 	// the same client asking for the same name was shown the same one.
-	return tc, endPointHash(r.cert.Leaf), nil
+	t.EndPoint = endPointHash(r.cert.Leaf)
+	t.Client = n.judge(state.PeerCertificates)
+	return tc, nil
 }
 
 // endPointHash hashes with the hash of the certificate's signature, with

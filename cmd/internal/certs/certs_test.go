@@ -25,6 +25,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/kpopd/kpopd/authn"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -72,7 +74,7 @@ func (b *bench) issue(file string, k crypto.Signer, names ...string) File {
 
 func (b *bench) store(files ...File) *Store {
 	b.t.Helper()
-	s, err := New(files)
+	s, err := New(files, Clients{})
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -82,13 +84,20 @@ func (b *bench) store(files ...File) *Store {
 // shake does a handshake between a client with cfg and s.
 func shake(t *testing.T, s *Store, cfg *tls.Config) (client tls.ConnectionState, endPoint []byte, clientErr, serverErr error) {
 	t.Helper()
-	a, b := net.Pipe()
+	client, told, clientErr, serverErr := shakeHands(t, s, cfg)
+	return client, told.EndPoint, clientErr, serverErr
+}
+
+// shakeHands is shake that returns all that the server tells.
+func shakeHands(t *testing.T, s *Store, cfg *tls.Config) (client tls.ConnectionState, told authn.Transport, clientErr, serverErr error) {
+	t.Helper()
+	a, b := pair(t)
 	done := make(chan struct{})
 	go func() { // ends with the handshake and one octet
 		defer close(done)
 		defer b.Close()
-		var tc *tls.Conn
-		if tc, endPoint, serverErr = s.Server(t.Context(), b); serverErr == nil {
+		var tc net.Conn
+		if tc, serverErr = s.Server(t.Context(), b, &told); serverErr == nil {
 			tc.Write([]byte("+")) // carries the session tickets
 		}
 	}()
@@ -99,7 +108,25 @@ func shake(t *testing.T, s *Store, cfg *tls.Config) (client tls.ConnectionState,
 	client = c.ConnectionState()
 	a.Close()
 	<-done
-	return client, endPoint, clientErr, serverErr
+	return client, told, clientErr, serverErr
+}
+
+// pair is a connection that holds what nobody has read yet: a ticket with
+// certificates in it is written while the client writes its last message.
+func pair(t *testing.T) (client, server net.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if client, err = net.Dial("tcp", l.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	if server, err = l.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	return client, server
 }
 
 func (b *bench) client(name string) *tls.Config {
@@ -259,7 +286,7 @@ func TestRule118_KeySizes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := New([]File{b.issue("weak", p224, "mail.example")}); err == nil || !strings.Contains(err.Error(), "too short") {
+	if _, err := New([]File{b.issue("weak", p224, "mail.example")}, Clients{}); err == nil || !strings.Contains(err.Error(), "too short") {
 		t.Errorf("P-224: %v", err)
 	}
 	short := &x509.Certificate{PublicKey: &rsa.PublicKey{N: mustRSA(t, 1024).N, E: 65537}}
@@ -411,7 +438,7 @@ func TestHandshakeTimeout(t *testing.T) {
 		client, server := net.Pipe()
 		defer client.Close()
 		start := time.Now()
-		_, _, err := s.Server(t.Context(), server)
+		_, err := s.Server(t.Context(), server, &authn.Transport{})
 		if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != HandshakeTimeout {
 			t.Errorf("ended after %v: %v", time.Since(start), err)
 		}
@@ -432,7 +459,7 @@ func TestS8_AbortedHandshakes(t *testing.T) {
 				client.Write(hello[:i%len(hello)])
 				client.Close()
 			}()
-			if _, _, err := s.Server(t.Context(), server); err == nil {
+			if _, err := s.Server(t.Context(), server, &authn.Transport{}); err == nil {
 				t.Error("half a handshake succeeded")
 			}
 			server.Close()

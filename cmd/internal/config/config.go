@@ -30,6 +30,7 @@ type Config struct {
 	Policies     []Policy      `mapstructure:"policies"`
 	Chains       []Chain       `mapstructure:"chains"`
 	Verifiers    []Verifier    `mapstructure:"verifiers"`
+	Names        Names         `mapstructure:"names"`
 	Kerberos     Kerberos      `mapstructure:"kerberos"`
 	KPOP         KPOP          `mapstructure:"kpop"`
 	GSSAPI       GSSAPI        `mapstructure:"gssapi"`
@@ -42,6 +43,14 @@ type Config struct {
 
 	file  string
 	lines map[string]int // key path to line
+}
+
+// Names says which spellings of a login are one user. Users files, maps and
+// maildrops go by the spelling that comes of it.
+type Names struct {
+	FoldCase      bool     `mapstructure:"fold_case"`      // "Alice" is "alice"
+	DefaultDomain string   `mapstructure:"default_domain"` // "alice" is "alice@" this; names without a domain stay so when empty
+	StripDomains  []string `mapstructure:"strip_domains"`  // "alice@" any of these is "alice"
 }
 
 // What a listener speaks.
@@ -71,6 +80,8 @@ type Listener struct {
 	TLS         string `mapstructure:"tls"`         // none, starttls or implicit; none when empty
 	Policy      string `mapstructure:"policy"`      // name of a policy
 	Certificate string `mapstructure:"certificate"` // shown to clients that ask for no name or an unknown one; the first when empty
+	ClientCA    string `mapstructure:"client_ca"`   // path of the authorities that vouch for client certificates, PEM; no client is asked for one when empty
+	ClientCRL   string `mapstructure:"client_crl"`  // path of their revocation lists, PEM or DER; none is revoked when empty, nobody gets in with a certificate when out of date
 }
 
 // Certificate is a certificate chain and its key, both PEM files.
@@ -124,13 +135,14 @@ const (
 	VerifierOIDC          = "oidc"          // tokens of an issuer
 	VerifierKrb5pw        = "krb5pw"        // asks a KDC about passwords
 	VerifierCheckpassword = "checkpassword" // runs a program that knows about passwords
+	VerifierCertificate   = "certificate"   // maps client certificates to users
 )
 
 // Verifier is one place that vouches for users. Which keys may be set depends
 // on the type.
 type Verifier struct {
 	Name string `mapstructure:"name"`
-	Type string `mapstructure:"type"` // file, ldap, oidc, principal, krb5pw or checkpassword; allow or deny
+	Type string `mapstructure:"type"` // file, ldap, oidc, principal, krb5pw, checkpassword or certificate; allow or deny
 
 	Users      string `mapstructure:"users"`       // file: path of logins and password hashes
 	Digests    string `mapstructure:"digests"`     // file: path of secrets for APOP and CRAM-MD5, and of keys for SCRAM
@@ -139,7 +151,7 @@ type Verifier struct {
 	Rehash     string `mapstructure:"rehash"`      // file: write a hash of this scheme into the users file when a user with a weaker one logs in; hashes stay as they are when empty
 
 	LocalRealms []string `mapstructure:"local_realms"` // principal: realms whose names of one component are users
-	Map         string   `mapstructure:"map"`          // principal: path of explicit grants, asked first
+	Map         string   `mapstructure:"map"`          // principal, certificate: path of explicit grants, asked first
 	K5Login     string   `mapstructure:"k5login"`      // principal: path of a user's .k5login, %u is the user; none when empty
 	Rules       []string `mapstructure:"rules"`        // principal: auth_to_local rules: "RULE:..." or "DEFAULT"
 	RuleRealms  []string `mapstructure:"rule_realms"`  // principal: realms that the rules are for; local_realms when empty
@@ -155,6 +167,8 @@ type Verifier struct {
 	Args    []string `mapstructure:"args"`    // checkpassword: its arguments
 	AtOnce  int      `mapstructure:"at_once"` // checkpassword: programs that run at the same time; 16 when zero
 
+	CertificateRules []CertificateRule `mapstructure:"certificate_rules"` // certificate: how a name in it becomes a login; the first that matches decides
+
 	List     string         `mapstructure:"list"`     // allow, deny: path of a file with a login on each line
 	Groups   []string       `mapstructure:"groups"`   // allow, deny: whose members are on the list
 	Networks []netip.Prefix `mapstructure:"networks"` // allow, deny: whose clients are on the list
@@ -163,6 +177,14 @@ type Verifier struct {
 	Timeout time.Duration `mapstructure:"timeout"` // oidc, ldap: for one server to answer one question; oidc 5s, ldap 3s when zero
 	LDAP    `mapstructure:",squash"`
 	OIDC    `mapstructure:",squash"`
+}
+
+// CertificateRule makes a login of a name in a client certificate.
+type CertificateRule struct {
+	From   string `mapstructure:"from"`   // cn, dn, email or upn: the common name, the whole subject as RFC 4514 writes it, alternative names
+	Match  string `mapstructure:"match"`  // regular expression that matches all of that name
+	Login  string `mapstructure:"login"`  // what becomes of it, $1 is the first group; the whole name when empty
+	Issuer string `mapstructure:"issuer"` // for certificates of this issuer alone, as RFC 4514 writes it; of any when empty
 }
 
 // Where the replay cache is kept.

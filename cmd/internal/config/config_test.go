@@ -96,8 +96,8 @@ func TestProblems(t *testing.T) {
 		{"before_tls that is not offered", "offers: [KPOP],", "offers: [KPOP], before_tls: [GSSAPI],", `k.yaml:8: policies[1].before_tls[0]: GSSAPI is not in the policy's offers`},
 		{"no root", "root: mail", "", `k.yaml:18: maildrops.root: missing; name the directory that holds the maildrops`},
 		{"verifier nobody asks", "{use: tickets}", "{use: local}", `k.yaml:16: verifiers[1]: no chain uses verifier "tickets"; remove it or name it in a step`},
-		{"type that is missing", "type: principal, ", "", `k.yaml:16: verifiers[1].type: missing; write one of allow, checkpassword, deny, file, krb5pw, ldap, oidc, principal`},
-		{"type that nobody knows", "type: principal, ", "type: pincipal, ", `k.yaml:16: verifiers[1].type: "pincipal" is not known; write allow, checkpassword, deny, file, krb5pw, ldap, oidc, principal; did you mean "principal"?`},
+		{"type that is missing", "type: principal, ", "", `k.yaml:16: verifiers[1].type: missing; write one of allow, certificate, checkpassword, deny, file, krb5pw, ldap, oidc, principal`},
+		{"type that nobody knows", "type: principal, ", "type: pincipal, ", `k.yaml:16: verifiers[1].type: "pincipal" is not known; write allow, certificate, checkpassword, deny, file, krb5pw, ldap, oidc, principal; did you mean "principal"?`},
 		{"key of another type", "users: users,", "users: users, local_realms: [X],", `k.yaml:15: verifiers[0].local_realms: is no key of type file, which takes users, digests, digests_key, hashes, rehash`},
 		{"file without files", "users: users, digests: digests", "hashes: 3", `k.yaml:15: verifiers[0].users: missing; name the users file, a digests file, or both`},
 		{"mapper that maps nobody", ", local_realms: [Demo.TEST]", "", `k.yaml:16: verifiers[1]: maps nobody; set local_realms, map, k5login or rules`},
@@ -129,6 +129,8 @@ func TestProblems(t *testing.T) {
 		{"negative hashes", "digests: digests", "digests: digests, hashes: -1", `k.yaml:15: verifiers[0].hashes: -1 is out of range; zero means the number of processors`},
 		{"rules for nobody", "local_realms: [Demo.TEST]", `rules: ["RULE:[1:$1]"]`, `k.yaml:16: verifiers[1].rules: no principal is asked about them; set local_realms or rule_realms`},
 		{"realms of no rules", "[Demo.TEST]", "[Demo.TEST], rule_realms: [X.TEST]", `k.yaml:16: verifiers[1].rule_realms: has no effect without rules`},
+		{"domain that is none", "limits: {", "names: {default_domain: \"@x\"}\nlimits: {", `k.yaml:19: names: "@x" is no domain; write what stands behind the @`},
+		{"domain stripped and added", "limits: {", "names: {default_domain: x.org, strip_domains: [X.org]}\nlimits: {", `k.yaml:19: names: x.org is stripped and added`},
 		{"hostname that ends the timestamp", "limits: {", "pop3: {hostname: \"a b>\"}\nlimits: {", `k.yaml:19: pop3.hostname: "a b>" is no name of a host`},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -274,6 +274,9 @@ func (c *Config) resolve() {
 			}
 		}
 	}
+	for i := range c.Listeners {
+		fix(&c.Listeners[i].ClientCA, &c.Listeners[i].ClientCRL)
+	}
 	for i := range c.Certificates {
 		fix(&c.Certificates[i].Cert, &c.Certificates[i].Key)
 	}

@@ -25,6 +25,12 @@ const (
 	BindingNone = "none"
 )
 
+// Whether a client has a certificate that client_ca vouches for.
+const (
+	CertificateValid = "valid"
+	CertificateNone  = "none"
+)
+
 // Rule is one line of a policy. It matches when all of its conditions hold; one
 // that is absent always does, and a list holds when one of its entries does. A
 // condition on what a client is only known to be after its login (users,
@@ -37,6 +43,7 @@ type Rule struct {
 	Listeners      []string       `mapstructure:"listeners"`       // names
 	Networks       []netip.Prefix `mapstructure:"networks"`        // of clients
 	TLS            []string       `mapstructure:"tls"`             // none, "1.2", "1.3"
+	Certificate    string         `mapstructure:"certificate"`     // of the client: valid or none; one that client_ca does not vouch for, or that may have been revoked, is none
 	Mechanisms     []string       `mapstructure:"mechanisms"`      // of the policy's offers
 	Users          []string       `mapstructure:"users"`           // who proved himself
 	Groups         []string       `mapstructure:"groups"`          // that the chain's verifiers have him in
@@ -95,6 +102,12 @@ func (r Rule) build(source string) *authn.Rule {
 		b.Binding = authn.Present
 	case BindingNone:
 		b.Binding = authn.Absent
+	}
+	switch r.Certificate {
+	case CertificateValid:
+		b.Certificate = authn.Present
+	case CertificateNone:
+		b.Certificate = authn.Absent
 	}
 	return b
 }
@@ -254,6 +267,10 @@ func (p *problems) ruleConnection(at string, x Policy, r Rule) {
 			p.add(key, "no connection that the rule meets is ever like that; remove it")
 		}
 	}
+	p.oneOf(at+".certificate", r.Certificate, CertificateValid, CertificateNone)
+	if r.Certificate != "" && !slices.ContainsFunc(judged, func(l Listener) bool { return l.ClientCA != "" }) {
+		p.add(at+".certificate", "no listener that the rule meets asks for one; set client_ca in a listener")
+	}
 }
 
 // ruleTicket refuses conditions on tickets and bindings that no mechanism
@@ -328,7 +345,7 @@ func (p *problems) sunset(at string, r Rule) {
 
 // login wants a name as it is once a client has logged in.
 func (p *problems) login(key, user string) {
-	if u, err := authn.PrepareLogin(user); err != nil || u != user {
+	if u, err := p.c.Names.Rules().Prepare(user); err != nil || u != user {
 		p.add(key, "%q is no login in canonical form, so nobody ever has it", user)
 	}
 }
@@ -351,6 +368,7 @@ func (r Rule) covers(b Rule) bool {
 		return !slices.ContainsFunc(r.Networks, func(m netip.Prefix) bool { return m.Bits() <= n.Bits() && m.Contains(n.Addr()) })
 	})
 	return networks && r.Sunset.Date == "" && (r.ChannelBinding == "" || r.ChannelBinding == b.ChannelBinding) &&
+		(r.Certificate == "" || r.Certificate == b.Certificate) &&
 		holdsFor(r.Listeners, b.Listeners) && holdsFor(r.TLS, b.TLS) && holdsFor(r.Mechanisms, b.Mechanisms) &&
 		holdsFor(r.Users, b.Users) && holdsFor(r.Groups, b.Groups) && holdsFor(r.Realms, b.Realms) &&
 		holdsFor(r.Enctypes, b.Enctypes) && holdsFor(r.Times, b.Times) &&

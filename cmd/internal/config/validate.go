@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/authn/external"
 	"github.com/kpopd/kpopd/authn/file"
 	"github.com/kpopd/kpopd/authn/krb5"
 	"github.com/kpopd/kpopd/authn/scram"
@@ -37,6 +39,7 @@ var (
 	byHash = judge{"type krb5pw, checkpassword, ldap, or file with users", func(v Verifier) bool {
 		return v.Type == VerifierFile && v.Users != "" || v.Type == VerifierKrb5pw || v.Type == VerifierCheckpassword || v.Type == VerifierLDAP
 	}}
+	byCert   = judge{"type certificate", func(v Verifier) bool { return v.Type == VerifierCertificate }}
 	byTicket = judge{"type principal, or ldap with principal_filter", func(v Verifier) bool {
 		return v.Type == VerifierPrincipal || v.Type == VerifierLDAP && v.PrincipalFilter != ""
 	}}
@@ -59,6 +62,7 @@ var mechanisms = []mechanism{
 	{name: "SCRAM-SHA-1", scram: true, judge: bySecret("SCRAM-SHA-1")},
 	{name: "OAUTHBEARER", token: true, judge: byToken},
 	{name: "XOAUTH2", token: true, judge: byToken},
+	{name: "EXTERNAL", judge: byCert},
 	{name: "CRAM-MD5", judge: bySecret("CRAM-MD5")},
 	{name: "APOP", judge: bySecret("APOP")},
 	{name: "PLAIN", plaintext: true, judge: byHash},
@@ -112,6 +116,7 @@ func (c *Config) validate() error {
 	for i, x := range c.Verifiers {
 		p.verifier(fmt.Sprintf("verifiers[%d]", i), x)
 	}
+	p.names(c.Names)
 	p.kerberos(c.Kerberos)
 	p.scram(c.SCRAM)
 	p.oauth(c.OAuth)
@@ -181,10 +186,42 @@ func (p *problems) listener(at string, l Listener) {
 	if l.Certificate != "" {
 		refer(p, at+".certificate", "certificate", l.Certificate, p.c.Certificates, func(x Certificate) string { return x.Name })
 	}
+	p.clientCA(at, l)
 	x, ok := refer(p, at+".policy", "policy", l.Policy, p.c.Policies, func(x Policy) string { return x.Name })
 	if ok {
 		p.listenerPolicy(at, l, x)
 	}
+}
+
+func (p *problems) clientCA(at string, l Listener) {
+	if l.ClientCRL != "" && l.ClientCA == "" {
+		p.add(at+".client_crl", "revokes nothing without client_ca; name the authorities that the list is of")
+	}
+	if l.ClientCA == "" {
+		return
+	}
+	switch {
+	case l.KPOP():
+		p.add(at+".client_ca", "a kpop listener takes tickets alone; remove it")
+	case !l.UsesTLS():
+		p.add(at+".client_ca", "certificates come in TLS, which the listener never has; set tls: starttls or implicit")
+	case !p.c.usesCertificates(l.Policy):
+		p.add(at+".client_ca", "asks every client for a certificate that is of no use, as policy %q does not offer EXTERNAL", l.Policy)
+	}
+}
+
+// usesCertificates reports whether a policy or its shadow looks at client
+// certificates. One that is not there is told elsewhere.
+func (c *Config) usesCertificates(name string) bool {
+	i := slices.IndexFunc(c.Policies, func(x Policy) bool { return x.Name == name })
+	if i < 0 {
+		return true
+	}
+	looks := func(r Rule) bool { return r.Certificate != "" }
+	return slices.ContainsFunc(c.Policies, func(x Policy) bool {
+		return (x.Name == name || x.Name == c.Policies[i].Shadow) &&
+			(slices.Contains(x.Offers, "EXTERNAL") || slices.ContainsFunc(x.Rules, looks) || slices.ContainsFunc(x.Act, looks))
+	})
 }
 
 // overlap reports whether two sockets cannot be open at the same time: their
@@ -240,6 +277,8 @@ func (p *problems) listenerPolicy(at string, l Listener, x Policy) {
 		m, _ := mechanismNamed(name)
 		switch {
 		case name == "KPOP":
+		case name == "EXTERNAL" && l.ClientCA == "":
+			// the policy may be for other listeners too
 		case !l.UsesTLS() && x.BeforeTLS != nil && !slices.Contains(x.BeforeTLS, name):
 			// the policy may be for other listeners too
 		case m.bound && !l.UsesTLS():
@@ -285,6 +324,8 @@ func (p *problems) policy(at string, x Policy) {
 			p.add(key, "no mechanism is named %q%s", name, suggest(name, mechanismNames()))
 		case slices.Index(x.Offers, name) < i:
 			p.add(key, "%s is offered twice", name)
+		case name == "EXTERNAL" && !slices.ContainsFunc(p.c.policyListeners(x.Name), func(l Listener) bool { return l.ClientCA != "" }):
+			p.add(key, "EXTERNAL needs a client certificate, and no listener of policy %q asks for one; set client_ca in a listener", x.Name)
 		case m.kerberos && p.c.Kerberos.Keytab == "":
 			p.add(key, "%s needs a keytab; set kerberos.keytab", name)
 		case m.bound && p.c.SCRAM.ChannelBinding == "off":
@@ -306,6 +347,8 @@ func (p *problems) policy(at string, x Policy) {
 			p.add(key, "%s is bound to TLS, so it is never possible before", name)
 		case m.token:
 			p.add(key, "%s shows a token; it is never possible before TLS", name)
+		case name == "EXTERNAL":
+			p.add(key, "EXTERNAL needs the certificate that TLS brings, so it is never possible before; remove it")
 		case m.plaintext && x.Plain != PlainTrusted:
 			p.add(key, "%s shows a password; it is possible before TLS with plain: trusted only", name)
 		}
@@ -435,6 +478,16 @@ func (p *problems) verifier(at string, v Verifier) {
 		if v.AtOnce < 0 {
 			p.add(at+".at_once", "%d is out of range; at least 1, or zero for the default", v.AtOnce)
 		}
+	case VerifierCertificate:
+		if v.Map == "" && len(v.CertificateRules) == 0 {
+			p.add(at, "maps nobody; set map or certificate_rules")
+		}
+		for i, r := range v.CertificateRules {
+			x := r.Rule()
+			if _, err := x.Compile(); err != nil {
+				p.add(fmt.Sprintf("%s.certificate_rules[%d]", at, i), "%w", err)
+			}
+		}
 	}
 }
 
@@ -452,6 +505,7 @@ var verifierKeys = map[string][]string{
 	VerifierOIDC:          oidcKeys(),
 	VerifierKrb5pw:        {"realm", "kdcs", "service", "mail_domains", "domain", "fold_case"},
 	VerifierCheckpassword: {"program", "args", "at_once"},
+	VerifierCertificate:   {"map", "certificate_rules"},
 }
 
 func verifierTypes() []string { return slices.Sorted(maps.Keys(verifierKeys)) }
@@ -486,6 +540,27 @@ func (p *problems) krb5pw(at string, v Verifier) {
 		if other.Type == VerifierKrb5pw && other.Domain == "" && other.Realm < v.Realm {
 			p.add(at+".domain", "missing; alice of realm %s and alice of realm %s would have one maildrop: say how the logins of one of them end", v.Realm, other.Realm)
 			return
+		}
+	}
+}
+
+// Rule is r as the mapper takes it.
+func (r CertificateRule) Rule() external.Rule {
+	return external.Rule{From: r.From, Match: r.Match, Login: r.Login, Issuer: r.Issuer}
+}
+
+// Rules is n as a policy takes it, nil when every spelling is a user of its own.
+func (n Names) Rules() *authn.Names {
+	if !n.FoldCase && n.DefaultDomain == "" && len(n.StripDomains) == 0 {
+		return nil
+	}
+	return &authn.Names{FoldCase: n.FoldCase, DefaultDomain: n.DefaultDomain, StripDomains: n.StripDomains}
+}
+
+func (p *problems) names(n Names) {
+	if r := n.Rules(); r != nil {
+		if err := r.Check(); err != nil {
+			p.add("names", "%w", err)
 		}
 	}
 }

@@ -23,8 +23,9 @@ import (
 
 // server is the kpopd of one test.
 type server struct {
-	dir string // configuration, users, certificate, mail
-	cmd *exec.Cmd
+	dir       string // configuration, users, certificate, mail
+	cmd       *exec.Cmd
+	authority *certs.Authority
 
 	mu    sync.Mutex // guards what follows
 	log   strings.Builder
@@ -50,6 +51,8 @@ listeners:
   - {name: scram-unbound, address: "127.0.0.1:0", tls: starttls, policy: scram-unbound}
   - {name: sso, address: "127.0.0.1:0", tls: starttls, policy: sso}
   - {name: ssos, address: "127.0.0.1:0", tls: implicit, policy: sso}
+  - {name: cards, address: "127.0.0.1:0", tls: starttls, policy: cards, client_ca: clients.pem, client_crl: crl.pem}
+  - {name: cards-tls, address: "127.0.0.1:0", tls: implicit, policy: cards, client_ca: clients.pem, client_crl: crl.pem}
 certificates:
   - {name: localhost, cert: cert.pem, key: key.pem}
 policies:
@@ -60,13 +63,15 @@ policies:
   - {name: scram, offers: [SCRAM-SHA-256-PLUS, SCRAM-SHA-256, SCRAM-SHA-1-PLUS, SCRAM-SHA-1], chain: all}
   - {name: scram-unbound, offers: [SCRAM-SHA-256, SCRAM-SHA-1], chain: all}
   - {name: sso, offers: [OAUTHBEARER, XOAUTH2], chain: sso}
+  - {name: cards, offers: [EXTERNAL, PLAIN, USER], chain: all}
 chains:
   - {name: sso, steps: [{use: sso}]}
-  - {name: all, steps: [{use: local}, {use: tickets}]}
+  - {name: all, steps: [{use: local}, {use: tickets}, {use: cards}]}
 verifiers:
   - {name: local, type: file, users: users, digests: digests, digests_key: digests.key}
   - {name: sso, type: oidc, issuer: "https://sso.test", audiences: [kpopd], user_claim: preferred_username, keys: keys.json}
   - {name: tickets, type: principal, local_realms: [EXAMPLE.TEST]}
+  - {name: cards, type: certificate, certificate_rules: [{from: upn, match: '(?i)(\w+)@corp\.example\.test', login: $1}]}
 kerberos: {keytab: keytab, replay_cache: replay}
 gssapi: {layers: [LAYERS]}
 kpop: {app_versions: [KPOPV1.0, justjunk]}
@@ -194,20 +199,26 @@ func (s *server) stop(t *testing.T) {
 	}
 }
 
-// reload sends SIGHUP and returns when the configuration has been read again.
+// reload has kpopd take a new configuration.
 func (s *server) reload(t *testing.T) {
+	t.Helper()
+	if !s.reloads(t) {
+		t.Fatal("kpopd does not take the configuration")
+	}
+}
+
+// reloads sends SIGHUP and says whether kpopd takes what it reads then.
+func (s *server) reloads(t *testing.T) (well bool) {
 	t.Helper()
 	if err := s.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
 	select {
-	case well := <-s.reloaded:
-		if !well {
-			t.Fatal("kpopd does not take the configuration")
-		}
+	case well = <-s.reloaded:
 	case <-time.After(patience):
 		t.Fatal("kpopd does not reload")
 	}
+	return well
 }
 
 // said is the log so far.
@@ -297,7 +308,10 @@ func (s *server) certify(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.authority = ca
 	s.write(t, "ca.pem", string(ca.PEM()))
+	s.write(t, "clients.pem", string(ca.PEM()))
+	s.revoke(t)
 	s.write(t, "cert.pem", string(cert))
 	s.write(t, "key.pem", string(key))
 }
