@@ -46,6 +46,9 @@
 // is asked for again, and [Login] whatever identity comes out. No lock, path or
 // query meets another spelling.
 //
+// A [Throttle] is asked by the chain, before a verifier sees a password or hands out
+// a secret: with a name in that form, once for each attempt.
+//
 // A Trace is told facts and decides nothing. Secrets are of type [Password] or
 // stay inside the package that needs them.
 package authn
@@ -162,6 +165,10 @@ const (
 	AttrMaildrop = "maildrop"  // location of the maildrop relative to the root of the store
 	AttrMailHost = "mail-host" // server that has the user's mail
 )
+
+// AttrLoginDelay is the key in Identity.Attrs of the time between two logins of
+// the user: "15m", "0s" for none.
+const AttrLoginDelay = "login_delay"
 
 // Exchange is one login attempt, used by one goroutine.
 type Exchange interface {

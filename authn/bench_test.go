@@ -10,15 +10,17 @@ import (
 	"github.com/kpopd/kpopd/authn"
 	"github.com/kpopd/kpopd/authn/authntest"
 	"github.com/kpopd/kpopd/authn/plain"
+	"github.com/kpopd/kpopd/authn/throttle"
 )
 
-// door returns a login with a verifier that costs nothing: what policy, chain
-// and trace cost by themselves, and with them whatever change makes of p.
+// door returns a login with a verifier that costs nothing: what policy, throttle,
+// chain and trace cost by themselves, and with them whatever change makes of p.
 func door(tb testing.TB, change func(p *authn.Policy)) func() {
 	f := &authntest.Fake{Passwords: map[string]string{"alice": "tanstaaf"}}
 	traced := 0
 	p := &authn.Policy{
 		Name: "p", Offers: []authn.Mechanism{plain.LOGIN(f.Chain()), plain.PLAIN(f.Chain())},
+		Throttle: throttle.New(throttle.Options{Rate: -1}),
 		Trace: authn.Join(
 			&authn.Trace{Attempt: func(context.Context, *authn.Attempt) { traced++ }},
 			&authn.Trace{Step: func(context.Context, *authn.StepDone) { traced++ }},

@@ -37,7 +37,8 @@ type Step struct {
 // that a directory knows a user by gets past a list.
 type Chain []Step
 
-// VerifyPassword asks every step that can check passwords.
+// VerifyPassword asks every step that can check passwords, once the policy's
+// throttle has admitted the attempt.
 func (c Chain) VerifyPassword(ctx context.Context, r *PasswordRequest) (*Identity, error) {
 	login, err := canonical(ctx, r.Login)
 	if err != nil {
@@ -48,13 +49,17 @@ func (c Chain) VerifyPassword(ctx context.Context, r *PasswordRequest) (*Identit
 		other.Login = login
 		r = &other
 	}
+	if err := admitted(ctx, r.Login); err != nil {
+		return nil, err
+	}
 	return walk(ctx, c, func(ctx context.Context, v PasswordVerifier) (*Identity, error) {
 		return v.VerifyPassword(ctx, r)
 	})
 }
 
 // MapPrincipal asks every step that can map principals. An identity with
-// Identity.For is of a principal who may not have authzid by himself.
+// Identity.For is of a principal who may not have authzid by himself. A ticket is
+// no guess: the throttle is not asked.
 func (c Chain) MapPrincipal(ctx context.Context, p *Principal, authzid string) (*Identity, error) {
 	id, err := c.mapPrincipal(ctx, p, authzid)
 	if err != nil && authzid != "" && KindOf(err) == Denied {
@@ -69,7 +74,7 @@ func (c Chain) mapPrincipal(ctx context.Context, p *Principal, authzid string) (
 	})
 }
 
-// VerifyToken asks every step that can check tokens.
+// VerifyToken asks every step that can check tokens. A token is no guess either.
 func (c Chain) VerifyToken(ctx context.Context, r *TokenRequest) (*Identity, error) {
 	if r.Login != "" {
 		login, err := canonical(ctx, r.Login)
@@ -92,9 +97,13 @@ func (c Chain) MapCertificate(ctx context.Context, chain []*x509.Certificate) (*
 	})
 }
 
-// Secret asks every step that stores secrets.
+// Secret asks every step that stores secrets, once the policy's throttle has
+// admitted the attempt.
 func (c Chain) Secret(ctx context.Context, login, scheme string) (Password, *Identity, error) {
 	login, err := canonical(ctx, login)
+	if err == nil {
+		err = admitted(ctx, login)
+	}
 	if err != nil {
 		return nil, nil, err
 	}

@@ -22,6 +22,7 @@ type Login struct {
 	id     *Identity // set when the attempt succeeded
 	proven bool      // the exchange succeeded; its last challenge waits for the empty response
 	ended  bool
+	told   func(error) // what the throttle wants to know at the end; nil until it admitted the attempt
 
 	refusal error // the exchange failed; its last challenge waits for any response
 
@@ -126,7 +127,7 @@ func (l *Login) next(ctx context.Context, response []byte) (challenge []byte, do
 		}
 		return nil, true, l.succeed(ctx)
 	}
-	challenge, done, err = l.ex.Next(l.within(ctx), response)
+	challenge, done, err = l.ex.Next(withThrottle(l.within(ctx), l), response)
 	switch {
 	case err != nil && challenge != nil:
 		l.refusal = err
@@ -248,6 +249,9 @@ func (l *Login) end(ctx context.Context, err error) {
 		return
 	}
 	l.ended = true
+	if l.told != nil {
+		l.told(err)
+	}
 	a := &Attempt{
 		Transport: l.t, Policy: l.policy.Name, Mechanism: l.mech, Principal: l.t.Peer,
 		Identity: l.id, Layer: l.Layer() != nil, Duration: time.Since(l.start), Err: err,

@@ -24,6 +24,7 @@ type Policy struct {
 	BeforeTLS []string       // names usable in the clear; nil means all that do not show a password
 	Plain     Plain          //
 	Trusted   []netip.Prefix // for PlainTrusted
+	Throttle  Throttle       // asked before a guess is judged; nil admits all
 	Rules     []*Rule        // in order, the first that matches decides; who meets none is allowed
 	Act       []*Rule        // who may act as whom, the same way; but who meets none may act for nobody
 	Users     Chain          // whose UserFinders know those whom somebody acts for, and the groups of those whom another step vouched for; may be nil
@@ -135,6 +136,26 @@ func (p *Policy) allows(m Mechanism, t *Transport) error {
 // those of one, and nothing is traced.
 func (p *Policy) quiet(t *Transport) context.Context {
 	return withTransport(withPolicy(context.Background(), &Policy{Names: p.Names}), t)
+}
+
+// Exposed records an attempt that was refused unread and has shown a password
+// to the network already: the client sent what mech takes without asking
+// whether it may. login is who it claims to be, "" when that was not read. It
+// does nothing when mech shows no password.
+func (p *Policy) Exposed(ctx context.Context, t *Transport, mech, login string) {
+	i := slices.IndexFunc(p.Offers, func(m Mechanism) bool { return m.Name() == mech })
+	switch {
+	case mech == "LOGIN": // begins with a name
+		return
+	case i >= 0 && p.Offers[i].Traits()&Plaintext == 0:
+		return
+	case i < 0 && mech != "PLAIN" && mech != "USER": // what clients try that ask nobody
+		return
+	}
+	p.Trace.attempt(ctx, &Attempt{
+		Transport: t, Policy: p.Name, Mechanism: mech, Login: login[:min(len(login), MaxLogin)], Exposed: true,
+		Err: &Error{Kind: Denied, Step: p.Name, Err: errors.New("password exposed, unread")},
+	})
 }
 
 func (p *Policy) trusts(a netip.Addr) bool {

@@ -78,6 +78,8 @@ var (
 	mechKPOP   = fakeMech{name: "KPOP", traits: authn.Command | authn.NeedsPeer, ex: &fakeExchange{}}
 )
 
+var everyone = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
+
 func remote(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 
 func TestRule137PolicyOffers(t *testing.T) {

@@ -27,6 +27,7 @@ type Attempt struct {
 	Act       *Rule      // of the policy, that said whether the client may act for For; nil when none did
 	Sunset    *Rule      // of the policy, that will refuse such a login once its date has come; nil when none will
 	Shadow    *Difference
+	Exposed   bool   // a password was shown in the clear where none is taken; nobody read it
 	Note      string // what is odd about the client, "" mostly
 	Duration  time.Duration
 	Err       error // nil when accepted; [KindOf] says which kind

@@ -21,7 +21,11 @@ func (s *session) capa(context.Context, args) error {
 	if s.srv.StartTLS != nil && s.t.TLS == nil {
 		s.out.str("STLS\r\n")
 	}
-	s.out.str("TOP\r\nUIDL\r\nPIPELINING\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nUTF8\r\nLANG\r\nIMPLEMENTATION kpopd\r\n.\r\n")
+	s.out.str("TOP\r\nUIDL\r\nPIPELINING\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\n")
+	if d := s.srv.LoginDelay; d != nil {
+		d.capa(s.identity, &s.out)
+	}
+	s.out.str("UTF8\r\nLANG\r\nIMPLEMENTATION kpopd\r\n.\r\n")
 	return nil
 }
 

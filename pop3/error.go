@@ -2,6 +2,7 @@ package pop3
 
 import (
 	"errors"
+	"strconv"
 
 	"github.com/kpopd/kpopd/authn"
 	"github.com/kpopd/kpopd/maildrop"
@@ -60,11 +61,14 @@ func reply(err error) string {
 	var pe protocolError
 	var ae *authn.Error
 	var ce *maildrop.CommitError
+	var soon *tooSoon
 	switch {
 	case errors.As(err, &pe):
 		return string(pe)
 	case errors.As(err, &ae):
 		return replyAuth(ae)
+	case errors.As(err, &soon):
+		return "[LOGIN-DELAY] Log in again in " + strconv.FormatInt(seconds(soon.wait), 10) + " s" // RFC 2449 section 8.1.1
 	case errors.As(err, &ce):
 		return "Some deleted messages not removed" // words of RFC 1939 section 6
 	case errors.Is(err, maildrop.ErrInUse):

@@ -11,15 +11,19 @@ import (
 // user takes any name, known or not (RFC 1939 section 7 allows that, and
 // anything else would tell which names exist).
 func (s *session) user(ctx context.Context, a args) error {
-	if !s.offered("USER") && !s.offered("KPOP") {
-		return s.notOffered(ctx, s.passMechanism(), errNotOffered)
-	}
 	if hasControl(a[0]) {
 		return errControl
 	}
 	s.username = string(a[0])
+	if !s.mayPass() {
+		// the name is kept for the record of a PASS that follows all the same
+		return s.notOffered(ctx, s.passMechanism(), errNotOffered)
+	}
 	return s.ok("Send PASS")
 }
+
+// mayPass reports whether USER and PASS are commands of this session.
+func (s *session) mayPass() bool { return s.offered("USER") || s.offered("KPOP") }
 
 // passMechanism is what USER and PASS would lead to.
 func (s *session) passMechanism() string {
@@ -44,6 +48,10 @@ func (s *session) notOffered(ctx context.Context, mech string, otherwise error) 
 // after PASS may be a password typed by habit, and nobody reads it.
 func (s *session) pass(ctx context.Context, a args) error {
 	name := s.username
+	if !s.mayPass() {
+		s.exposed(ctx, "USER", name, a)
+		return errUserFirst
+	}
 	if name == "" {
 		return errUserFirst
 	}
@@ -60,6 +68,14 @@ func (s *session) pass(ctx context.Context, a args) error {
 	plain = append(plain, a[0]...)
 	defer clear(plain)
 	return s.login(ctx, "USER", name, plain)
+}
+
+// exposed has it recorded when arguments that nobody will read have shown a
+// password to the network: it should be changed.
+func (s *session) exposed(ctx context.Context, mech, name string, a args) {
+	if s.t.TLS == nil && len(a) > 0 && len(a[0]) > 1 { // "=" is an empty response
+		s.srv.Backend.Exposed(ctx, s.t, mech, name)
+	}
 }
 
 // rpop is PASS of KPOP clients that have kept the command of RFC 1081.
@@ -109,10 +125,11 @@ func finishLogin(ctx context.Context, l *authn.Login, mech string, response []by
 	return err
 }
 
-// attempt is the context of one login. A drain does not cancel it, because its
+// attempt counts a login and is the context of it. A drain does not cancel it, because its
 // own deadline is near; a child of ctx would leave ctx larger for as long as
 // the session lasts.
 func (s *session) attempt(ctx context.Context) (context.Context, context.CancelFunc) {
+	s.attempts++
 	return context.WithDeadline(context.WithoutCancel(ctx), s.loginDeadline())
 }
 
@@ -122,8 +139,13 @@ func (s *session) attempt(ctx context.Context) (context.Context, context.CancelF
 func (s *session) enter(ctx context.Context, l *authn.Login, mech string) error {
 	id := l.Identity()
 	s.logLogin(ctx, mech, id.User, nil)
+	settle, err := s.mayEnter(ctx, id)
+	if err != nil {
+		return err
+	}
 	drop, err := s.srv.Backend.Open(ctx, id)
 	if err != nil {
+		settle(false)
 		s.logNotOpened(ctx, id.User, err)
 		return err
 	}
@@ -131,6 +153,7 @@ func (s *session) enter(ctx context.Context, l *authn.Login, mech string) error 
 	s.username, s.bad = "", 0
 	s.recount()
 	s.okCounts()
+	settle(true)
 	if layer := l.Layer(); layer != nil {
 		return s.wrap(layer)
 	}

@@ -20,6 +20,9 @@ func (s *session) auth(ctx context.Context, a args) error {
 	}
 	mech, initial, err := s.begin(ctx, a)
 	if err != nil {
+		if err == errNoMechanism || authn.KindOf(err) == authn.Denied { // by a rule
+			s.exposed(ctx, strings.ToUpper(string(a[0])), "", a[1:])
+		}
 		clear(a[len(a)-1]) // what a client takes for an initial response
 		return err
 	}

@@ -12,7 +12,7 @@ import (
 )
 
 // Backend is what the engine asks of the rest of the daemon. An
-// [authn.Policy] has the first three methods.
+// [authn.Policy] has all methods but Open.
 type Backend interface {
 	// Mechanisms lists what t may use now, first choice first. It is asked
 	// when a session starts and again under TLS.
@@ -25,6 +25,10 @@ type Backend interface {
 	// Mechanisms: a rule of the site, which may have a text for the client. It
 	// is nil when there is nothing to say.
 	Refuse(ctx context.Context, t *authn.Transport, mech string) error
+	// Exposed records that a client has shown the password of login, "" when
+	// that was not read either, in the clear and where it is not taken: with
+	// mechanism mech, which may be anything.
+	Exposed(ctx context.Context, t *authn.Transport, mech, login string)
 	// Open locks the maildrop of an identity that Start led to.
 	Open(ctx context.Context, id *authn.Identity) (maildrop.Drop, error)
 }
@@ -52,6 +56,10 @@ type Server struct {
 	WriteTimeout time.Duration // for the client to take 64 KiB; 1 min when zero
 	DrainTimeout time.Duration // for replies on their way once ctx is cancelled; 30 s when zero
 	MaxFailures  int           // refused logins before hanging up; 3 when zero
+	MaxAttempts  int           // logins begun before hanging up, whatever became of them; 128 when zero
+
+	// LoginDelay is the time between logins of a user; nil for none.
+	LoginDelay *LoginDelay
 
 	// LenientUTF8 answers UTF8 after login with +OK, as Outlook expects,
 	// where RFC 6856 section 2.1 wants -ERR.
@@ -63,6 +71,7 @@ func (s *Server) idleTimeout() time.Duration  { return cmp.Or(s.IdleTimeout, 10*
 func (s *Server) writeTimeout() time.Duration { return cmp.Or(s.WriteTimeout, time.Minute) }
 func (s *Server) drainTimeout() time.Duration { return cmp.Or(s.DrainTimeout, 30*time.Second) }
 func (s *Server) maxFailures() int            { return cmp.Or(s.MaxFailures, 3) }
+func (s *Server) maxAttempts() int            { return cmp.Or(s.MaxAttempts, 128) }
 
 // ServeConn runs one session on c and closes c. t is what is known of the
 // client before its first command. It is the session's from now on, which

@@ -46,6 +46,7 @@ type session struct {
 	username string // from USER, until PASS
 	bad      int    // refused commands
 	failures int    // refused logins
+	attempts int    // logins begun
 
 	identity *authn.Identity
 	drop     maildrop.Drop // set in transaction
@@ -267,7 +268,8 @@ func (s *session) refuse(ctx context.Context, err error) {
 	if s.state == authorization {
 		limit = maxBadBefore
 	}
-	if s.state != closing && (s.bad >= limit || s.failures >= s.srv.maxFailures()) {
+	tooMany := s.bad >= limit || s.failures >= s.srv.maxFailures() || s.attempts >= s.srv.maxAttempts()
+	if s.state != closing && tooMany {
 		s.close(Refused)
 	}
 }

@@ -125,6 +125,11 @@ func (w *world) Refuse(ctx context.Context, t *authn.Transport, mech string) err
 	return w.policy.Refuse(ctx, t, mech)
 }
 
+// Exposed implements [pop3.Backend].
+func (w *world) Exposed(ctx context.Context, t *authn.Transport, mech, login string) {
+	w.policy.Exposed(ctx, t, mech, login)
+}
+
 // Open implements [pop3.Backend]. Some users have maildrops that cannot be had.
 func (w *world) Open(ctx context.Context, id *authn.Identity) (maildrop.Drop, error) {
 	w.opened.Add(1)

@@ -4,9 +4,10 @@
 // A line of the users file is login, hash, and more fields that are left alone,
 // with colons between: a passwd-file of Dovecot, an htpasswd and a shadow file
 // all read that way. A field maildrop=… says where the user's maildrop is, a field
-// groups=staff,helpdesk which groups the user is in, for the rules of policies. A
-// field nologin, or a ! before the hash, locks the user. The day on which an
-// account of a shadow file runs out is obeyed, the age of its password is not.
+// groups=staff,helpdesk which groups the user is in, for the rules of policies, a
+// field login_delay=… how long he waits between logins where the server lets users
+// differ. A field nologin, or a ! before the hash, locks the user. The day on which
+// an account of a shadow file runs out is obeyed, the age of its password is not.
 //
 // A line of the digests file is login, scheme, secret. For SCRAM-SHA-1 and
 // SCRAM-SHA-256 the secret is keys in the form of RFC 5803, which are worth as
@@ -27,9 +28,11 @@
 // login that is not in the users file opens nothing. A hash of "*" is for users
 // without a password.
 //
-// An unknown user costs one hash of the kind that is most common in the file,
-// and so does a user without one. No more hashes are computed at a time than
-// Options.Hashes, and nobody waits for one past the deadline of the attempt.
+// An unknown user costs the hash of some user, of the same one each time, and so
+// does a user without one: neither the time nor its kind tells who exists. A
+// [Budget] bounds the hashes that are computed at the same time, all verifiers
+// together, by number and by memory; who waits for one too long, or past the
+// deadline of the attempt, has met an outage.
 //
 // A locked user, or one whose account ran out, is refused whatever the password
 // and for good: a refusal that lets the chain go on would leave him to a later
@@ -54,7 +57,6 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -67,10 +69,10 @@ import (
 
 // Options say which files to read. At least one must be named.
 type Options struct {
-	Users   string // path of the users file; "" when there is none
-	Digests string // path of the digests file; "" when there is none
-	Key     string // key file that opens sealed secrets, as [OpenKeys] takes it; "" when none is sealed
-	Hashes  int    // computed at the same time; the number of processors when zero
+	Users   string  // path of the users file; "" when there is none
+	Digests string  // path of the digests file; "" when there is none
+	Key     string  // key file that opens sealed secrets, as [OpenKeys] takes it; "" when none is sealed
+	Budget  *Budget // of all verifiers that have it; one of its own when nil
 
 	// Rehash names a scheme of [Schemes]: a user who logs in with a weaker hash
 	// gets one of it, in the users file too. Hashes stay as they are when "".
@@ -96,13 +98,13 @@ type Verifier interface {
 
 // Open reads the files. name is the chain step's.
 func Open(name string, o Options) (Verifier, error) {
-	if o.Hashes <= 0 {
-		o.Hashes = runtime.GOMAXPROCS(0)
+	if o.Budget == nil {
+		o.Budget = NewBudget(BudgetOptions{})
 	}
 	if o.Rehash != "" && !slices.Contains(Schemes(), o.Rehash) {
 		return nil, fmt.Errorf("no scheme %q: there are %s", o.Rehash, strings.Join(Schemes(), ", "))
 	}
-	f := &files{name: name, o: o, slots: make(chan struct{}, o.Hashes), writing: make(chan struct{}, 1)}
+	f := &files{name: name, o: o, budget: o.Budget, writing: make(chan struct{}, 1)}
 	if err := f.load(); err != nil {
 		return nil, err
 	}
@@ -157,7 +159,7 @@ func (b both) Secret(_ context.Context, login, scheme string) (authn.Password, *
 type files struct {
 	name    string
 	o       Options
-	slots   chan struct{} // holds one for each hash that is being computed
+	budget  *Budget
 	writing chan struct{} // holds one while the users file is being written, and after Close
 	closing sync.Once
 	users   *users   // nil when there is no users file
@@ -222,9 +224,9 @@ func (f *files) verifyPassword(ctx context.Context, r *authn.PasswordRequest) (*
 		return nil, f.fail(authn.Rejected, fmt.Errorf("password of %d octets", n))
 	}
 	u, known := f.users.user(r.Login, f.o.Rehash != "")
-	h := u.hash
-	if h == nil {
-		h = f.users.dummy
+	h := f.users.dummy(r.Login) // chosen for everyone, to take the same time
+	if u.hash != nil {
+		h = u.hash
 	}
 	match, err := f.match(ctx, h, r.Password)
 	closed := u.closed()
@@ -244,17 +246,16 @@ func (f *files) verifyPassword(ctx context.Context, r *authn.PasswordRequest) (*
 	return u.identity(r.Login), nil
 }
 
-// match computes h's hash of p when a slot is free.
+// match computes h's hash of p when there is room for it.
 func (f *files) match(ctx context.Context, h matcher, p authn.Password) (bool, error) {
 	if h == nil {
 		return false, nil // not one hash in the file
 	}
-	select {
-	case f.slots <- struct{}{}:
-	case <-ctx.Done():
-		return false, fmt.Errorf("wait to compute a hash: %w", context.Cause(ctx))
+	leave, err := f.budget.enter(ctx, h.memory())
+	if err != nil {
+		return false, err
 	}
-	defer func() { <-f.slots }()
+	defer leave()
 	return h.MatchBytesAdvanced(p)
 }
 

@@ -1,16 +1,13 @@
 package file
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -105,6 +102,7 @@ func TestUsersFile(t *testing.T) {
 		"chfn:" + hashP + ":1000:1000:maildrop=plain nologin,,,:/home/chfn:/bin/sh",
 		"dovecot:{BLF-CRYPT}" + hashP + ":5000:5000::/home/d::userdb_quota=1G maildrop=lists/dovecot",
 		"crypt:{CRYPT}" + hashSHA5,
+		"delayed:" + hashP + ":login_delay=15m maildrop=d",
 		"lower:{sha512-crypt}" + hashSHA6,
 		"ticket:*:maildrop=t",
 		"debian:!:19000",
@@ -132,6 +130,7 @@ func TestUsersFile(t *testing.T) {
 		{"chfn", "p", 0, true, nil},
 		{"dovecot", "p", 0, true, map[string]string{authn.AttrMaildrop: "lists/dovecot"}},
 		{"crypt", "p", 0, true, nil},
+		{"delayed", "p", 0, true, map[string]string{authn.AttrMaildrop: "d", authn.AttrLoginDelay: "15m"}},
 		{"lower", "p", 0, true, nil},
 		{"ticket", "p", authn.Rejected, false, nil},
 		{"ticket", "*", authn.Rejected, false, nil},
@@ -178,6 +177,8 @@ func TestUsersFileErrors(t *testing.T) {
 		{"name of 256 octets", strings.Repeat("a", 256) + ":" + hashP, "256 octets"},
 		{"name that is not canonical", "u\u0308mit:" + hashP, "RFC 8265"},
 		{"maildrop outside", "alice:" + hashP + ":maildrop=../bob", "relative path"},
+		{"login delay without a unit", "alice:" + hashP + ":login_delay=15", "a number with a unit"},
+		{"negative login delay", "alice:" + hashP + ":login_delay=-1s", "a number with a unit"},
 		{"absolute maildrop", "alice:" + hashP + ":maildrop=/etc", "relative path"},
 		{"restriction that is not obeyed", "alice:" + hashP + ":::allow_nets=10.0.0.0/8", "allow_nets"},
 		{"long line", "alice:" + hashP + ":" + strings.Repeat("x", maxLine), "longer"},
@@ -315,28 +316,25 @@ func (c counted) MatchBytesAdvanced(p []byte) (bool, error) {
 	return c.matcher.MatchBytesAdvanced(p)
 }
 
-// Refusals must take equal time. Measuring time would measure the machine: a
-// test of 1,000 samples fails when a neighbour wakes up. What the time is made of
-// can be counted exactly: the hashes computed, and of what cost.
+// Refusals must take equal time. What the time is made of can be counted
+// exactly: the hashes computed.
 func TestRule025UnknownUserCostsAHash(t *testing.T) {
 	t.Parallel()
 	us, err := parseUsers("u", []byte("a:"+hashSHA5+"\nb:"+hashP+"\nc:"+hashP+"\nticket:*\nlocked:!"+hashP+"\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := us.dummy.(dummy).class; got != "$2b$05" {
-		t.Errorf("the dummy is of class %s, most have $2b$05", got)
-	}
 	var n atomic.Int64
-	us.dummy = counted{us.dummy, &n}
+	for i, h := range us.hashes {
+		us.hashes[i] = counted{h, &n}
+	}
 	for login, u := range us.byLogin {
 		if u.hash != nil {
 			u.hash = counted{u.hash, &n}
 			us.byLogin[login] = u
 		}
 	}
-	f := &files{name: "f", slots: make(chan struct{}, 1)}
-	f.users = us
+	f := &files{name: "f", budget: NewBudget(BudgetOptions{Hashes: 1}), users: us}
 	for _, tt := range []struct {
 		login, password string
 		want            int64
@@ -364,65 +362,6 @@ func TestRule025UnknownUserCostsAHash(t *testing.T) {
 	}
 }
 
-// slow is a hash that takes until it is told.
-type slow struct {
-	running, most *atomic.Int64
-	release       chan struct{}
-}
-
-func (s slow) MatchBytesAdvanced([]byte) (bool, error) {
-	now := s.running.Add(1)
-	defer s.running.Add(-1)
-	for {
-		m := s.most.Load()
-		if now <= m || s.most.CompareAndSwap(m, now) {
-			break
-		}
-	}
-	<-s.release
-	return true, nil
-}
-
-func TestHashesAreBounded(t *testing.T) {
-	t.Parallel()
-	v, err := Open("f", Options{Users: write(t, "users", "a:"+hashP, 0o600), Hashes: 2})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n := cap(v.(passwords).slots); n != 2 {
-		t.Errorf("%d slots for two hashes", n)
-	}
-	synctest.Test(t, func(t *testing.T) {
-		var running, most atomic.Int64
-		h := slow{&running, &most, make(chan struct{})}
-		f := &files{name: "f", slots: make(chan struct{}, 2)}
-		f.users = &users{byLogin: map[string]user{"a": {hash: h}}}
-		ask := func(ctx context.Context) error {
-			_, err := f.verifyPassword(ctx, &authn.PasswordRequest{Login: "a", Password: authn.Password("p")})
-			return err
-		}
-		var wg sync.WaitGroup
-		for range 10 {
-			wg.Go(func() {
-				if err := ask(t.Context()); err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		synctest.Wait()
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		if err := ask(ctx); authn.KindOf(err) != authn.Unavailable {
-			t.Errorf("past the deadline: %v", err)
-		}
-		close(h.release)
-		wg.Wait()
-		if most.Load() != 2 {
-			t.Errorf("%d hashes at a time, want 2", most.Load())
-		}
-	})
-}
-
 func FuzzUsers(f *testing.F) {
 	for _, s := range []string{
 		"alice:" + hashP, "alice:" + hashSHA5 + ":x:maildrop=a\r\nbob:*", "# c\n\nalice:!" + hashYes, "alice:{PLAIN}x", "alice:*\nalice:*",
@@ -445,7 +384,7 @@ func FuzzUsers(f *testing.F) {
 			if l, err := authn.PrepareLogin(login); err != nil || l != login || !strings.Contains(string(b), login+":") {
 				t.Errorf("%q is in the table", login)
 			}
-			if u.hash != nil && us.dummy == nil {
+			if u.hash != nil && us.dummy("x") == nil {
 				t.Error("a hash and no dummy")
 			}
 			if p, ok := u.attrs[authn.AttrMaildrop]; ok && !filepath.IsLocal(p) {

@@ -22,19 +22,29 @@ import (
 	"github.com/kpopd/kpopd/authn"
 )
 
-// matcher is the part of go-crypt's Digest that we use.
+// matcher is the part of go-crypt's Digest that we use, and what it costs.
 type matcher interface {
 	MatchBytesAdvanced(password []byte) (bool, error)
+	memory() int64 // octets while it is computed
 }
 
+// computed is a hash that go-crypt computes.
+type computed struct {
+	algorithm.Digest
+	octets int64
+}
+
+func (c computed) memory() int64 { return c.octets }
+
 var (
-	errNoHash    = errors.New("no password hash: put * for a user without a password, or a hash made with kpopd passwd")
-	errShadow    = errors.New("hash x says that the hash is in a shadow file: name that file instead")
-	errUnmarked  = errors.New("neither {SCHEME} nor $id$ begins the hash (DES and clear text are not taken): make a hash with kpopd passwd")
-	errBroken    = errors.New("hash is damaged: make a new one with kpopd passwd")
-	errCost      = errors.New("hash would cost more time or memory than a login may: make a new one with kpopd passwd")
-	errAllowNets = errors.New("allow_nets is not obeyed here, so the user would get in from anywhere: remove it, or the user")
-	errMaildrop  = errors.New("maildrop= must be a relative path that stays below the root")
+	errNoHash     = errors.New("no password hash: put * for a user without a password, or a hash made with kpopd passwd")
+	errShadow     = errors.New("hash x says that the hash is in a shadow file: name that file instead")
+	errUnmarked   = errors.New("neither {SCHEME} nor $id$ begins the hash (DES and clear text are not taken): make a hash with kpopd passwd")
+	errBroken     = errors.New("hash is damaged: make a new one with kpopd passwd")
+	errCost       = errors.New("hash would cost more time or memory than a login may: make a new one with kpopd passwd")
+	errAllowNets  = errors.New("allow_nets is not obeyed here, so the user would get in from anywhere: remove it, or the user")
+	errLoginDelay = errors.New("login_delay= must be a number with a unit: 90s, 15m, 0s for none")
+	errMaildrop   = errors.New("maildrop= must be a relative path that stays below the root")
 )
 
 // format is a kind of hash, known by how it begins.
@@ -131,7 +141,7 @@ func (f *format) parse(s, rest string) (matcher, string, error) {
 	if err != nil {
 		return nil, "", errBroken // go-crypt's text may quote the hash
 	}
-	return d, f.prefix + m[f.class], nil
+	return computed{d, memoryOf(f.prefix, m[f.class])}, f.prefix + m[f.class], nil
 }
 
 // salted is a SHA-2 of password and salt with the salt behind it, as LDAP
@@ -156,6 +166,8 @@ func parseSalted(s, scheme string, size int) (matcher, string, error) {
 	}
 	return h, scheme, nil
 }
+
+func (*salted) memory() int64 { return leastMemory }
 
 func (s *salted) MatchBytesAdvanced(password []byte) (bool, error) {
 	b := append(slices.Grow(authn.Password(nil), len(password)+len(s.salt)), password...)

@@ -89,9 +89,8 @@ func (f *files) renew(t *users, login string, u user, p authn.Password) {
 	default:
 		return
 	}
-	select {
-	case f.slots <- struct{}{}:
-	default:
+	leave, room := f.budget.tryEnter(rehashMemory(u.hash, f.o.Rehash))
+	if !room {
 		<-f.writing
 		return
 	}
@@ -100,7 +99,7 @@ func (f *files) renew(t *users, login string, u user, p authn.Password) {
 		defer func() { <-f.writing }()
 		defer password.Wipe()
 		next, err := f.rehash(login, password)
-		<-f.slots
+		leave()
 		if err == nil {
 			u.hash, u.class = next.hash, next.class
 			t.renewed.Store(login, u)
@@ -109,6 +108,13 @@ func (f *files) renew(t *users, login string, u user, p authn.Password) {
 			f.o.Rehashed(login, err)
 		}
 	}()
+}
+
+// rehashMemory is the octets that a re-hash needs: it computes the old hash, then
+// one that [MakeHash] makes.
+func rehashMemory(old matcher, scheme string) int64 {
+	kind, _ := splitClass(made[scheme])
+	return max(old.memory(), memoryOf(kind, strings.TrimPrefix(made[scheme], kind)))
 }
 
 var errChanged = errors.New("the users file has another password for him by now")

@@ -73,7 +73,7 @@ func TestWeaker(t *testing.T) {
 func rehasher(t *testing.T, users string) (path string, v Verifier, told chan error) {
 	t.Helper()
 	path, told = write(t, "users", users, 0o644), make(chan error, 10)
-	v, err := Open("f", Options{Users: path, Rehash: "sha512", Hashes: 1, Rehashed: func(login string, err error) {
+	v, err := Open("f", Options{Users: path, Rehash: "sha512", Budget: NewBudget(BudgetOptions{Hashes: 1}), Rehashed: func(login string, err error) {
 		if login != "alice" {
 			t.Errorf("told of %s", login)
 		}
@@ -222,7 +222,7 @@ func TestRehashWarns(t *testing.T) {
 	}
 }
 
-// Without the option, and with every slot taken, nothing is made.
+// Without the option, and with every slot or all memory taken, nothing is made.
 func TestRehashIsOff(t *testing.T) {
 	t.Parallel()
 	path := write(t, "users", "alice:"+hashSHA5+"\n", 0o644)
@@ -237,10 +237,14 @@ func TestRehashIsOff(t *testing.T) {
 	}
 	path, v, told := rehasher(t, "alice:"+hashSHA5+"\n")
 	f := v.(passwords).files
-	f.slots <- struct{}{}
 	u, _ := f.users.user("alice", true)
+	leave, err := f.budget.enter(t.Context(), 1)
+	must(t, err)
 	f.renew(f.users, "alice", u, authn.Password("p"))
-	<-f.slots
+	leave()
+	must(t, f.budget.memory.Acquire(t.Context(), f.budget.o.Memory))
+	f.renew(f.users, "alice", u, authn.Password("p")) // a slot, and no memory
+	f.budget.memory.Release(f.budget.o.Memory)
 	must(t, v.Close())
 	if got := content(t, path); got != "alice:"+hashSHA5+"\n" || len(told) != 0 {
 		t.Errorf("the file is %s", got)

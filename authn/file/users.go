@@ -3,6 +3,7 @@ package file
 import (
 	"bytes"
 	"errors"
+	"hash/maphash"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -23,7 +24,8 @@ type user struct {
 
 type users struct {
 	byLogin map[string]user
-	dummy   matcher  // computed for those who have no hash; nil when nobody has one
+	hashes  []matcher // of all users, for those who have none
+	seed    maphash.Seed
 	renewed sync.Map // login to user: who got a better hash after the file was read
 }
 
@@ -38,6 +40,16 @@ func (us *users) user(login string, renewals bool) (user, bool) {
 	return u, ok
 }
 
+// dummy is the hash that is computed for a login without one, and whose answer
+// nobody looks at: always the same user's, so that logins without a hash cost
+// what those with one cost, in any mixture. It is nil when nobody has a hash.
+func (us *users) dummy(login string) matcher {
+	if len(us.hashes) == 0 {
+		return nil
+	}
+	return us.hashes[maphash.String(us.seed, login)%uint64(len(us.hashes))]
+}
+
 func loadUsers(path string) (*users, error) {
 	b, err := read(path, 0o022, "others write it")
 	if err != nil {
@@ -47,10 +59,9 @@ func loadUsers(path string) (*users, error) {
 }
 
 func parseUsers(path string, b []byte) (*users, error) {
-	us := &users{byLogin: make(map[string]user)}
+	us := &users{byLogin: make(map[string]user), seed: maphash.MakeSeed()}
 	bad := &problems{path: path}
 	seen := make(map[string]int)
-	classes := make(map[string]int)
 	interned := make(map[string]string) // thousands of users have hashes of one class
 	for n, line := range lines(b) {
 		if len(line) > maxLine {
@@ -78,18 +89,14 @@ func parseUsers(path string, b []byte) (*users, error) {
 			bad.add(n, "%s: %v", login, err)
 			continue
 		}
-		if _, counted := classes[class]; counted {
-			u.class = interned[class]
+		if first, known := interned[class]; known {
+			u.class = first
 		} else {
 			u.class, interned[class] = class, class
 		}
 		us.byLogin[login] = u
 		if u.hash != nil {
-			classes[class]++
-			// ties go to the class that came first
-			if us.dummy == nil || classes[class] > classes[dummyClass(us)] {
-				us.dummy = dummy{u.hash, class}
-			}
+			us.hashes = append(us.hashes, u.hash)
 		}
 	}
 	if err := bad.err(); err != nil {
@@ -97,14 +104,6 @@ func parseUsers(path string, b []byte) (*users, error) {
 	}
 	return us, nil
 }
-
-// dummy is a hash whose answer nobody looks at.
-type dummy struct {
-	matcher
-	class string
-}
-
-func dummyClass(us *users) string { return us.dummy.(dummy).class }
 
 // parseUser takes the hash and the fields after it.
 func parseUser(field, extra string) (u user, class string, err error) {
@@ -130,10 +129,22 @@ func parseUser(field, extra string) (u user, class string, err error) {
 			if !filepath.IsLocal(value) {
 				return user{}, "", errMaildrop
 			}
-			u.attrs = map[string]string{authn.AttrMaildrop: value}
+			u.set(key, value)
+		case authn.AttrLoginDelay:
+			if d, err := time.ParseDuration(value); err != nil || d < 0 {
+				return user{}, "", errLoginDelay
+			}
+			u.set(key, value)
 		}
 	}
 	return u, class, nil
+}
+
+func (u *user) set(key, value string) {
+	if u.attrs == nil {
+		u.attrs = make(map[string]string, 1)
+	}
+	u.attrs[key] = value
 }
 
 // shadowExpiry is the date in the eighth field of a line of shadow, whose fields

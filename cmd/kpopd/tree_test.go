@@ -38,6 +38,7 @@ var directions = map[string][]string{
 	"authn/plain":         {"authn"},
 	"authn/principal":     {"authn"},
 	"authn/scram":         {"authn"},
+	"authn/throttle":      {"authn"},
 	"cmd/internal/app":    {"authn/...", "cmd/internal/...", "kpop", "maildrop/...", "pop3"},
 	"cmd/internal/certs":  {"authn"},                                                                            // what a client certificate is worth
 	"cmd/internal/config": {"authn", "authn/external", "authn/file", "authn/krb5", "authn/oidc", "authn/scram"}, // rules of policies and URLs, names of hashes, enctypes and algorithms, bounds
@@ -71,8 +72,10 @@ var thirdParty = map[string]struct {
 	"github.com/spf13/viper":              {[]string{"cmd/internal/config"}, "reads the configuration"},
 	"github.com/xdg-go/stringprep":        {[]string{"authn/scram"}, "knows which passwords SCRAM clients would read in another way (SASLprep)"},
 	"go.yaml.in/yaml/v3":                  {[]string{"cmd/internal/config"}, "finds the line that a refused key stands on"},
+	"golang.org/x/sync":                   {[]string{"authn/file"}, "semaphores with weights and deadlines, for hashes that need memory"},
 	"golang.org/x/sys":                    {[]string{"authn/...", "cmd/internal/...", "maildrop/maildir"}, "openat2, OFD locks, resource limits"},
 	"golang.org/x/term":                   {[]string{"cmd/kpopd"}, "reads a password without echo"},
+	"golang.org/x/time":                   {[]string{"authn/throttle"}, "token bucket for the attempts of an address"},
 	"golang.org/x/text":                   {[]string{"authn"}, "RFC 8265 preparation of login names"},
 }
 

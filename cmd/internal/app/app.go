@@ -155,6 +155,7 @@ func (s *Server) install(ctx context.Context, cfg *config.Config) error {
 		s.log.Info("listening", "listener", l.Name, "address", l.Addr().String())
 	}
 	s.gate.SetLimits(limits(cfg))
+	a.parts.throttle.Set(throttling(cfg.Throttle))
 	if s.current != nil {
 		s.current.quit()
 	}
@@ -220,6 +221,7 @@ func (s *Server) Shutdown(now <-chan struct{}) {
 		l.Close()
 	}
 	s.drain()
+	s.current.parts.throttle.Close()
 	s.trimming.Wait()
 	s.current.quit()
 	bound := time.NewTimer(s.current.cfg.Limits.DrainTimeout + drainSlack)

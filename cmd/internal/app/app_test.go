@@ -103,12 +103,12 @@ func TestReloadKeepsParts(t *testing.T) {
 	t.Parallel()
 	path := folder(t, base)
 	s, _ := serve(t, path)
-	store, socket := s.current.parts.store, s.listening[0]
+	kept, socket := *s.current.parts, s.listening[0]
 	if err := s.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if s.current.parts.store != store || s.listening[0] != socket {
-		t.Error("the store or the socket is another one")
+	if p := s.current.parts; p.store != kept.store || s.listening[0] != socket || p.hashes != kept.hashes || p.throttle != kept.throttle {
+		t.Error("the store, the socket, the budget of hashes or the throttle is another one")
 	}
 	other := strings.Replace(base, "{root: mail}", "{root: mail, trust_sizes: true}", 1)
 	if err := os.WriteFile(path, []byte(other), 0o600); err != nil {
@@ -117,7 +117,7 @@ func TestReloadKeepsParts(t *testing.T) {
 	if err := s.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if s.current.parts.store == store {
+	if s.current.parts.store == kept.store {
 		t.Error("the store has the old options")
 	}
 }

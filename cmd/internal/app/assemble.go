@@ -27,6 +27,7 @@ import (
 	"github.com/kpopd/kpopd/authn/plain"
 	"github.com/kpopd/kpopd/authn/principal"
 	"github.com/kpopd/kpopd/authn/scram"
+	"github.com/kpopd/kpopd/authn/throttle"
 	"github.com/kpopd/kpopd/cmd/internal/certs"
 	"github.com/kpopd/kpopd/cmd/internal/config"
 	"github.com/kpopd/kpopd/kpop"
@@ -65,7 +66,8 @@ type fileVerifier struct {
 }
 
 // parts outlive a reload as long as the configuration names the same ones:
-// replay cache, old keys of the keytab, and store (whose listings stay warm).
+// replay cache, old keys of the keytab, store (whose listings stay warm), and what
+// is known of those who guess.
 type parts struct {
 	replay     krb5.ReplayCache
 	replayPath string
@@ -73,6 +75,10 @@ type parts struct {
 	keytabPath string
 	store      maildrop.Store
 	maildrops  config.Maildrops
+	throttle   *throttle.Throttle // counts what it counted, under new options
+	logins     *pop3.Logins       // for LOGIN-DELAY
+	hashes     *file.Budget
+	hashing    file.BudgetOptions
 }
 
 // assemble builds everything that cfg names, with parts of old where they
@@ -83,6 +89,7 @@ func assemble(cfg *config.Config, old *parts, log *slog.Logger, trace *authn.Tra
 		verifiers: map[string]authn.Verifier{}, chains: map[string]authn.Chain{}, policies: map[string]*authn.Policy{},
 	}
 	kerberos := a.openKerberos(old) // before the chains, in which some want the keytab
+	a.boundCosts(old)
 	err := errors.Join(a.checkCertificates(), a.openSaltKey(), a.buildChains(), kerberos, a.openStore(old))
 	if err == nil {
 		err = errors.Join(a.buildPolicies(), a.buildDoors())
@@ -102,6 +109,63 @@ func (p *parts) close(next *parts) error {
 		return c.Close()
 	}
 	return nil
+}
+
+// boundCosts makes what bounds the costs of logins.
+func (a *assembly) boundCosts(old *parts) {
+	l := a.cfg.Limits
+	o := file.BudgetOptions{Hashes: l.Hashes, Memory: int64(l.HashMemory) << 20, Wait: l.HashWait}
+	a.parts.hashes, a.parts.hashing = old.hashes, o
+	if old.hashes == nil || old.hashing != o {
+		a.parts.hashes = file.NewBudget(o)
+	}
+	a.parts.throttle, a.parts.logins = old.throttle, old.logins
+	if old.throttle == nil {
+		a.parts.throttle, a.parts.logins = throttle.New(throttle.Options{}), &pop3.Logins{}
+	}
+}
+
+// loginDelay is nil where users need not wait.
+func (a *assembly) loginDelay() *pop3.LoginDelay {
+	l := a.cfg.Limits
+	switch {
+	case l.LoginDelayMax > 0:
+		return &pop3.LoginDelay{Longest: l.LoginDelayMax, Of: a.loginDelayOf, Logins: a.parts.logins}
+	case l.LoginDelay > 0:
+		return &pop3.LoginDelay{Longest: l.LoginDelay, Logins: a.parts.logins}
+	}
+	return nil
+}
+
+// loginDelayOf is a user's own delay. One that no verifier should have let
+// through is told, and is taken for the longest.
+func (a *assembly) loginDelayOf(id *authn.Identity) time.Duration {
+	text, ok := id.Attrs[authn.AttrLoginDelay]
+	if !ok {
+		return a.cfg.Limits.LoginDelay
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		a.log.Warn("login delay of a user is no duration", "user", bounded(id.User, maxName), "step", id.Step, "err", bounded(err.Error(), maxError))
+		return a.cfg.Limits.LoginDelayMax
+	}
+	return d
+}
+
+// throttling are the options of the throttle: what is zero in the configuration
+// does not exist.
+func throttling(t config.Throttle) throttle.Options {
+	never := func(n int) int {
+		if n == 0 {
+			return -1
+		}
+		return n
+	}
+	return throttle.Options{
+		Address: never(t.AddressFailures), Network: never(t.NetworkFailures), User: never(t.UserFailures),
+		HalfLife: t.HalfLife, MaxDelay: t.MaxDelay, MaxWait: t.MaxWait,
+		Rate: float64(never(t.AddressRate)), Burst: 10 * t.AddressRate, Exempt: t.Exempt, Size: t.Entries,
+	}
 }
 
 // checkCertificates tells of each certificate that cannot be used, once and not
@@ -292,7 +356,7 @@ func (a *assembly) openVerifier(v config.Verifier) (authn.Verifier, error) {
 	switch v.Type {
 	case config.VerifierFile:
 		return file.Open(v.Name, file.Options{
-			Users: v.Users, Digests: v.Digests, Key: v.DigestsKey, Hashes: v.Hashes,
+			Users: v.Users, Digests: v.Digests, Key: v.DigestsKey, Budget: a.parts.hashes,
 			Rehash: v.Rehash, Rehashed: a.rehashed(v),
 		})
 	case config.VerifierAllow, config.VerifierDeny:
@@ -374,6 +438,9 @@ func (a *assembly) buildPolicies() error {
 		p := &authn.Policy{
 			Name: x.Name, BeforeTLS: a.beforeTLS(x), Trusted: x.Trusted, Names: a.cfg.Names.Rules(), Trace: a.trace,
 			Rules: a.cfg.Rules(i), Act: a.cfg.Act(i), Users: a.chains[x.Chain],
+		}
+		if !a.cfg.Throttle.Off {
+			p.Throttle = a.parts.throttle
 		}
 		if x.Plain == config.PlainTrusted {
 			p.Plain = authn.PlainTrusted
@@ -552,7 +619,7 @@ func (a *assembly) server(d *door) *pop3.Server {
 		Backend:  &backend{Policy: d.policy, store: a.parts.store},
 		Hostname: a.hostname(), Log: a.log, LoginsTraced: true, LenientUTF8: a.cfg.POP3.LenientUTF8,
 		LoginTimeout: l.LoginTimeout, IdleTimeout: l.IdleTimeout, WriteTimeout: l.WriteTimeout,
-		DrainTimeout: l.DrainTimeout, MaxFailures: l.Failures,
+		DrainTimeout: l.DrainTimeout, MaxFailures: l.Failures, MaxAttempts: l.Attempts, LoginDelay: a.loginDelay(),
 	}
 	if d.certs != nil && !d.implicit {
 		s.StartTLS = d.startTLS

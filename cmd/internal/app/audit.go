@@ -34,6 +34,10 @@ func attemptLog(log *slog.Logger, panics *atomic.Int64) *authn.Trace {
 			if a.Err != nil {
 				kind, level = authn.KindOf(a.Err).String(), levelOf(a.Err)
 			}
+			msg := "login"
+			if a.Exposed { // somebody should tell the user to change it
+				msg, level = "password exposed", slog.LevelWarn
+			}
 			if !log.Enabled(ctx, level) {
 				return
 			}
@@ -59,7 +63,7 @@ func attemptLog(log *slog.Logger, panics *atomic.Int64) *authn.Trace {
 			if a.Err != nil {
 				attrs = append(attrs, slog.String("err", bounded(a.Err.Error(), maxError)))
 			}
-			log.LogAttrs(ctx, level, "login", attrs...)
+			log.LogAttrs(ctx, level, msg, attrs...)
 		},
 		Step: func(ctx context.Context, s *authn.StepDone) {
 			var p *authn.PanicError

@@ -64,6 +64,37 @@ func (r *Report) Explain(w io.Writer) {
 			fmt.Fprintf(w, "verifier %s: %s\n", v.Name, s)
 		}
 	}
+	explainThrottle(w, r.assembly.cfg.Throttle)
+	switch l := r.assembly.cfg.Limits; {
+	case l.LoginDelayMax > 0:
+		fmt.Fprintf(w, "login delay: %v, up to %v for users who have their own\n", l.LoginDelay, l.LoginDelayMax)
+	case l.LoginDelay > 0:
+		fmt.Fprintf(w, "login delay: %v\n", l.LoginDelay)
+	}
+}
+
+func explainThrottle(w io.Writer, t config.Throttle) {
+	if t.Off {
+		fmt.Fprintln(w, "throttle: off")
+		return
+	}
+	var free []string
+	for _, x := range []struct {
+		n    int
+		what string
+	}{{t.AddressFailures, "an address"}, {t.NetworkFailures, "a network"}, {t.UserFailures, "a user"}} {
+		if x.n > 0 {
+			free = append(free, fmt.Sprintf("%d of %s", x.n, x.what))
+		}
+	}
+	if free == nil {
+		free = []string{"all"}
+	}
+	fmt.Fprintf(w, "throttle: failed logins that are free: %s, and half of them again every %v\n", strings.Join(free, ", "), t.HalfLife)
+	fmt.Fprintf(w, "  then up to %v between attempts, refused unjudged when that is more than %v away\n", t.MaxDelay, t.MaxWait)
+	for _, n := range t.Exempt {
+		fmt.Fprintf(w, "  addresses in %v are not counted\n", n)
+	}
 }
 
 func (a *assembly) explain(w io.Writer, l config.Listener) {

@@ -264,7 +264,7 @@ func TestTokensAreOfferedInsideTLSOnly(t *testing.T) {
     not USER: it shows a password in the clear, start TLS first
   inside TLS: OAUTHBEARER XOAUTH2 USER
 `, "127.0.0.1:0")
-	if b.String() != want {
+	if !strings.HasPrefix(b.String(), want) {
 		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
 	}
 	if n := c.issuer.Asked(oidctest.KeysPath); n != 0 {

@@ -73,7 +73,7 @@ func TestTokens(t *testing.T) {
 		{"misspelt", "issuer:", "isuer:", `k.yaml:12: verifiers[0].isuer: unknown key; did you mean "issuer"?`},
 		{"squashed", "issuer:", "',squash': x\n    issuer:", "k.yaml:12: verifiers[0].,squash: unknown key"},
 		{"keys of another type", "    scopes: [mail]\n", "    scopes: [mail]\n    users: users\n", "k.yaml:24: verifiers[1].users: is no key of type oidc, which takes mail_domains, fold_case, ca, timeout, issuer, "},
-		{"ours in another type", "    type: oidc\n    user_claim: sub", "    type: file\n    user_claim: sub", "k.yaml:22: verifiers[1].user_claim: is no key of type file, which takes users, digests, digests_key, hashes, rehash"},
+		{"ours in another type", "    type: oidc\n    user_claim: sub", "    type: file\n    user_claim: sub", "k.yaml:22: verifiers[1].user_claim: is no key of type file, which takes users, digests, digests_key, rehash"},
 		{
 			"one cache for two", tokens[strings.Index(tokens, "    user_claim: sub"):strings.Index(tokens, "oauth:")],
 			"    issuer: a\n    audiences: [b]\n    user_claim: sub\n    keys: https://a/\n    key_cache: /etc/kpopd/keys.json\n", `k.yaml:17: verifiers[0].key_cache: is that of verifiers[1] too; name another file`,

@@ -447,9 +447,6 @@ func (p *problems) verifier(at string, v Verifier) {
 		if v.Users == "" && v.Digests == "" {
 			p.add(at+".users", "missing; name the users file, a digests file, or both")
 		}
-		if v.Hashes < 0 {
-			p.add(at+".hashes", "%d is out of range; zero means the number of processors", v.Hashes)
-		}
 		if v.DigestsKey != "" && v.Digests == "" {
 			p.add(at+".digests_key", "opens nothing without digests; name the digests file")
 		}
@@ -495,7 +492,7 @@ func (p *problems) verifier(at string, v Verifier) {
 var verifierKeys = map[string][]string{
 	VerifierAllow: {"list", "groups", "networks"},
 	VerifierDeny:  {"list", "groups", "networks"},
-	VerifierFile:  {"users", "digests", "digests_key", "hashes", "rehash"},
+	VerifierFile:  {"users", "digests", "digests_key", "rehash"},
 	VerifierLDAP: {
 		"urls", "ca", "cert", "key", "timeout", "retry", "connections", "bind", "bind_dn", "bind_password",
 		"bind_principal", "bind_keytab", "bind_krb5_conf",
@@ -645,6 +642,25 @@ func (p *problems) rest() {
 	if c.Limits.Failures < 1 {
 		p.add("limits.failures", "%d is out of range; at least 1", c.Limits.Failures)
 	}
+	if c.Limits.Attempts < 1 {
+		p.add("limits.attempts", "%d is out of range; at least 1", c.Limits.Attempts)
+	}
+	for key, d := range map[string]time.Duration{"limits.login_delay": c.Limits.LoginDelay, "limits.login_delay_max": c.Limits.LoginDelayMax} {
+		if d < 0 || d > 24*time.Hour || d%time.Second != 0 {
+			p.add(key, "%v is out of range; whole seconds up to 24h, zero for none", d)
+		}
+	}
+	if most := c.Limits.LoginDelayMax; most > 0 && most < c.Limits.LoginDelay {
+		p.add("limits.login_delay_max", "%v is less than login_delay, %v, which users have who have none of their own", most, c.Limits.LoginDelay)
+	}
+	if c.Limits.Hashes < 0 {
+		p.add("limits.hashes", "%d is out of range; zero means the number of processors", c.Limits.Hashes)
+	}
+	if c.Limits.HashMemory < 1 {
+		p.add("limits.hash_memory", "%d is out of range; at least 1, in MiB", c.Limits.HashMemory)
+	}
+	positive("limits.hash_wait", c.Limits.HashWait)
+	p.throttle(c.Throttle)
 	if h := c.POP3.Hostname; !hostname.MatchString(h) {
 		// it stands between "@" and ">" in the APOP timestamp
 		p.add("pop3.hostname", "%q is no name of a host; letters, digits, dots and hyphens make one", h)
@@ -657,6 +673,31 @@ func (p *problems) rest() {
 	p.need("maildrops.root", c.Maildrops.Root, "the directory that holds the maildrops")
 	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	p.oneOf("log.format", c.Log.Format, "text", "json")
+}
+
+func (p *problems) throttle(t Throttle) {
+	for key, n := range map[string]int{
+		"throttle.address_failures": t.AddressFailures,
+		"throttle.network_failures": t.NetworkFailures,
+		"throttle.user_failures":    t.UserFailures,
+		"throttle.address_rate":     t.AddressRate,
+	} {
+		if n < 0 {
+			p.add(key, "%d is out of range; zero means no such limit", n)
+		}
+	}
+	if t.HalfLife < time.Second {
+		p.add("throttle.half_life", "%v is out of range; 1s at least, 10m is usual", t.HalfLife)
+	}
+	if t.MaxDelay < time.Second || t.MaxDelay > time.Hour {
+		p.add("throttle.max_delay", "%v is out of range; 1s to 1h: a longer one would lock users out", t.MaxDelay)
+	}
+	if t.MaxWait <= 0 || t.MaxWait >= p.c.Limits.LoginTimeout {
+		p.add("throttle.max_wait", "%v is out of range; more than zero and less than limits.login_timeout, %v", t.MaxWait, p.c.Limits.LoginTimeout)
+	}
+	if t.Entries < 1024 {
+		p.add("throttle.entries", "%d is out of range; at least 1024", t.Entries)
+	}
 }
 
 func (p *problems) notNegative(key string, d time.Duration) {
@@ -700,6 +741,9 @@ func (c *Config) Warnings() []*Problem {
 		if v.anyService() {
 			p.add(fmt.Sprintf("verifiers[%d].introspection", i), "a token that the issuer made for any service opens mail; set audiences or scopes")
 		}
+	}
+	if c.Throttle.Off {
+		p.add("throttle.off", "nobody who guesses passwords is slowed down")
 	}
 	if c.Kerberos.Keytab != "" && c.Kerberos.ReplayCache == ReplayMemory {
 		p.add("kerberos.replay_cache", "kept in memory: for %v after a restart a ticket seen on the wire can be replayed; name a file", 2*c.Kerberos.ClockSkew)
