@@ -91,7 +91,7 @@ func (c Chain) asAnother(ctx context.Context, p *Principal, authzid string, refu
 	if err != nil {
 		return nil, refusal
 	}
-	id, err := c.mapPrincipal(ctx, p, "")
+	id, err := c.MapOwn(ctx, p, "")
 	switch {
 	case err == nil:
 		id.For, id.refusal = whom, refusal

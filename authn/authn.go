@@ -304,10 +304,19 @@ type CertificateMapper interface {
 	MapCertificate(ctx context.Context, chain []*x509.Certificate) (*Identity, error)
 }
 
+// Relay is a Verifier that has a chain in another process judge. What the steps
+// of that chain answered it traces with [TraceRelayed], in place of a step of its
+// own, and the identity names the step that vouched.
+type Relay interface {
+	Verifier
+	Relays()
+}
+
 // PasswordRequest is a password to check. The caller wipes Password when
 // VerifyPassword returns.
 type PasswordRequest struct {
 	Transport *Transport
+	Mechanism string // that showed it: PLAIN, LOGIN, USER
 	Login     string // as claimed
 	Password  Password
 }

@@ -26,6 +26,9 @@ type Step struct {
 	OnUnavailable Next          // after Unavailable or Internal
 }
 
+// chainStep stands in errors that are of no single step.
+const chainStep = "chain"
+
 // Chain asks its steps in order until one vouches.
 //
 // One yes ends it. Denied and Expired end it too: a later step must not let in
@@ -61,14 +64,16 @@ func (c Chain) VerifyPassword(ctx context.Context, r *PasswordRequest) (*Identit
 // Identity.For is of a principal who may not have authzid by himself. A ticket is
 // no guess: the throttle is not asked.
 func (c Chain) MapPrincipal(ctx context.Context, p *Principal, authzid string) (*Identity, error) {
-	id, err := c.mapPrincipal(ctx, p, authzid)
+	id, err := c.MapOwn(ctx, p, authzid)
 	if err != nil && authzid != "" && KindOf(err) == Denied {
 		return c.asAnother(ctx, p, authzid, err)
 	}
 	return id, err
 }
 
-func (c Chain) mapPrincipal(ctx context.Context, p *Principal, authzid string) (*Identity, error) {
+// MapOwn is MapPrincipal without acting for another. It is for the chain behind a
+// [Relay]: the one in front of it asks again without authzid.
+func (c Chain) MapOwn(ctx context.Context, p *Principal, authzid string) (*Identity, error) {
 	return walk(ctx, c, func(ctx context.Context, v PrincipalMapper) (*Identity, error) {
 		return v.MapPrincipal(ctx, p, authzid)
 	})
@@ -182,7 +187,9 @@ func walk[V Verifier](ctx context.Context, c Chain, ask func(context.Context, V)
 		id, err := s.ask(ctx, func(ctx context.Context) (*Identity, error) { return ask(ctx, v) })
 		if err == nil {
 			vouched := *id // the verifier may hand the same one to others
-			vouched.Step = s.Name()
+			if _, ok := s.Verifier.(Relay); !ok || vouched.Step == "" {
+				vouched.Step = s.Name()
+			}
 			if vouched.User, err = spelled(ctx, s.Name(), id.User); err != nil {
 				return nil, err
 			}
@@ -216,7 +223,7 @@ func walk[V Verifier](ctx context.Context, c Chain, ask func(context.Context, V)
 	case refused != nil:
 		return nil, refused
 	default:
-		return nil, &Error{Kind: UnknownUser, Step: "chain", Err: errors.New("no step took the attempt")}
+		return nil, &Error{Kind: UnknownUser, Step: chainStep, Err: errors.New("no step took the attempt")}
 	}
 }
 
@@ -256,7 +263,12 @@ func outageOr(outages []error, err error) error {
 	if slices.ContainsFunc(outages, func(e error) bool { return KindOf(e) == Internal }) {
 		kind = Internal
 	}
-	return &Error{Kind: kind, Step: "chain", Err: errors.Join(outages...)}
+	for i, e := range outages {
+		if c, ok := e.(*Error); ok && c.Step == chainStep { // of a Relay: its steps speak for themselves
+			outages[i] = c.Err
+		}
+	}
+	return &Error{Kind: kind, Step: chainStep, Err: errors.Join(outages...)}
 }
 
 // ask runs one step under its own deadline and traces it. A panic, and an
@@ -268,11 +280,17 @@ func (s Step) ask(ctx context.Context, f func(context.Context) (*Identity, error
 		ctx, cancel = context.WithTimeout(ctx, s.Timeout)
 		defer cancel()
 	}
+	relayed := false
+	if _, ok := s.Verifier.(Relay); ok {
+		ctx = context.WithValue(ctx, relayKey{}, &relayed)
+	}
 	defer func() {
 		if v := recover(); v != nil {
 			id, err = nil, &Error{Kind: Internal, Step: s.Name(), Err: &PanicError{v, debug.Stack()}}
 		}
-		traceOf(ctx).step(ctx, &StepDone{Step: s.Name(), Duration: time.Since(start), Err: err})
+		if !relayed {
+			traceOf(ctx).step(ctx, &StepDone{Step: s.Name(), Duration: time.Since(start), Err: err})
+		}
 	}()
 	id, err = f(ctx)
 	if err == nil && (id == nil || id.User == "") {

@@ -3,6 +3,8 @@ package authn
 import (
 	"context"
 	"errors"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -43,6 +45,10 @@ func (f fake) VerifyToken(ctx context.Context, _ *TokenRequest) (*Identity, erro
 	return f.answer(ctx)
 }
 
+func (f fake) MapPrincipal(ctx context.Context, _ *Principal, _ string) (*Identity, error) {
+	return f.answer(ctx)
+}
+
 func (f fake) Secret(ctx context.Context, _, _ string) (Password, *Identity, error) {
 	id, err := f.answer(ctx)
 	return f.secret, id, err
@@ -54,60 +60,295 @@ func is(k Kind) Step {
 	return Step{Verifier: fake{name: k.String(), err: &Error{Kind: k, Step: k.String()}}}
 }
 
+// A row says what becomes of an attempt that meets these steps in this order,
+// and which of them are asked. Steps are words:
+//
+//	yes            vouches
+//	wrong          knows the user, the proof is wrong
+//	unknown        does not know the user
+//	denied         the user may not log in, whatever the proof
+//	expired        the user's password, ticket or account is out of date
+//	throttled      refuses to look
+//	pass           finds that this attempt is not its to judge
+//	other          is of a type that judges other proofs
+//	down           could not ask
+//	slow           does not answer within its own deadline
+//	stuck          does not answer within the attempt's
+//	bug            panics
+//	odd            fails in a way that nobody classified
+//	nobody, blank  vouches for no identity, for no name
+//	*              after a word: on_reject: return, on_unavailable: return
+//
+// The outcome is a kind, or "yes" and the number of the step that vouched.
+var chainTable = []struct{ steps, outcome, asked string }{
+	// Nobody vouches for anybody by default.
+	{"", "unknown-user", ""},
+	{"other", "unknown-user", ""},
+	{"pass", "unknown-user", "1"},
+	{"other pass other", "unknown-user", "2"},
+
+	// One yes ends it, wherever it comes.
+	{"yes", "yes 1", "1"},
+	{"yes wrong", "yes 1", "1"},
+	{"yes denied", "yes 1", "1"},
+	{"yes down", "yes 1", "1"},
+	{"yes bug", "yes 1", "1"},
+	{"yes yes", "yes 1", "1"},
+	{"other yes", "yes 2", "2"},
+	{"pass yes", "yes 2", "1 2"},
+	{"unknown yes", "yes 2", "1 2"},
+	{"wrong yes", "yes 2", "1 2"},
+	{"down yes", "yes 2", "1 2"},
+	{"slow yes", "yes 2", "1 2"},
+	{"bug yes", "yes 2", "1 2"},
+	{"odd yes", "yes 2", "1 2"},
+	{"nobody yes", "yes 2", "1 2"},
+	{"wrong unknown pass down yes", "yes 5", "1 2 3 4 5"},
+
+	// A refusal is the answer when nobody vouches. "Wrong password" says more
+	// than "not here", in any order.
+	{"wrong", "rejected", "1"},
+	{"unknown", "unknown-user", "1"},
+	{"wrong unknown", "rejected", "1 2"},
+	{"unknown wrong", "rejected", "1 2"},
+	{"unknown unknown", "unknown-user", "1 2"},
+	{"pass wrong", "rejected", "1 2"},
+	{"wrong pass", "rejected", "1 2"},
+	{"other unknown other", "unknown-user", "2"},
+
+	// A user who is disabled or out of date stays refused, whatever follows, and
+	// nobody else is asked. What came before does not help him.
+	{"denied", "denied", "1"},
+	{"denied yes", "denied", "1"},
+	{"denied down", "denied", "1"},
+	{"expired", "expired", "1"},
+	{"expired yes", "expired", "1"},
+	{"expired bug", "expired", "1"},
+	{"throttled", "throttled", "1"},
+	{"throttled yes", "throttled", "1"},
+	{"wrong denied yes", "denied", "1 2"},
+	{"unknown expired yes", "expired", "1 2"},
+	{"pass denied yes", "denied", "1 2"},
+	{"down denied yes", "denied", "1 2"},
+	{"bug expired yes", "expired", "1 2"},
+	{"down throttled yes", "throttled", "1 2"},
+
+	// An outage outranks a refusal: the step that was down may have held the
+	// right password.
+	{"down", "unavailable", "1"},
+	{"down wrong", "unavailable", "1 2"},
+	{"down unknown", "unavailable", "1 2"},
+	{"wrong down", "unavailable", "1 2"},
+	{"unknown down", "unavailable", "1 2"},
+	{"pass down", "unavailable", "1 2"},
+	{"down pass", "unavailable", "1 2"},
+	{"down other", "unavailable", "1"},
+	{"down down", "unavailable", "1 2"},
+	{"slow", "unavailable", "1"},
+	{"slow wrong", "unavailable", "1 2"},
+	{"wrong slow", "unavailable", "1 2"},
+
+	// When the attempt's own time is over nobody else is asked.
+	{"stuck", "unavailable", "1"},
+	{"stuck yes", "unavailable", "1"},
+	{"wrong stuck yes", "unavailable", "1 2"},
+	{"stuck denied", "unavailable", "1"},
+
+	// A bug is an outage, and told as a bug: a panic, no answer, an answer about
+	// nobody, an error that nobody classified.
+	{"bug", "internal", "1"},
+	{"bug wrong", "internal", "1 2"},
+	{"wrong bug", "internal", "1 2"},
+	{"odd", "internal", "1"},
+	{"odd unknown", "internal", "1 2"},
+	{"nobody", "internal", "1"},
+	{"nobody wrong", "internal", "1 2"},
+	{"blank", "internal", "1"},
+	{"wrong blank", "internal", "1 2"},
+	{"down bug", "internal", "1 2"},
+	{"bug down", "internal", "1 2"},
+	{"slow odd wrong", "internal", "1 2 3"},
+
+	// on_reject: return. The first to refuse is the last to be asked; what was
+	// down before him still outranks him.
+	{"wrong* yes", "rejected", "1"},
+	{"unknown* yes", "unknown-user", "1"},
+	{"unknown wrong* yes", "rejected", "1 2"},
+	{"wrong unknown* yes", "unknown-user", "1 2"},
+	{"down wrong* yes", "unavailable", "1 2"},
+	{"bug unknown* yes", "internal", "1 2"},
+	{"pass* yes", "yes 2", "1 2"},
+	{"other* yes", "yes 2", "2"},
+	{"yes* wrong", "yes 1", "1"},
+	{"denied* yes", "denied", "1"},
+
+	// on_unavailable: return.
+	{"down* yes", "unavailable", "1"},
+	{"slow* yes", "unavailable", "1"},
+	{"bug* yes", "internal", "1"},
+	{"odd* yes", "internal", "1"},
+	{"nobody* yes", "internal", "1"},
+	{"wrong down* yes", "unavailable", "1 2"},
+	{"bug down* yes", "internal", "1 2"},
+}
+
+// others judges no proof that the table is about.
+type others struct{ name string }
+
+func (o others) Name() string { return o.name }
+
+func stepsOf(t *testing.T, words string) Chain {
+	t.Helper()
+	fails := func(k Kind) fake { return fake{err: &Error{Kind: k, Step: k.String()}} }
+	vouches := fake{id: &Identity{User: "a"}, secret: Password("s")}
+	known := map[string]fake{
+		"yes": vouches, "wrong": fails(Rejected), "unknown": fails(UnknownUser), "denied": fails(Denied), "expired": fails(Expired),
+		"throttled": fails(Throttled), "pass": fails(Decline), "down": fails(Unavailable), "slow": {wait: true}, "stuck": {wait: true},
+		"bug": {panics: "boom"}, "odd": {err: errors.New("connection refused")},
+		"nobody": {secret: Password("s")}, "blank": {id: &Identity{}, secret: Password("s")},
+	}
+	var c Chain
+	for i, word := range strings.Fields(words) {
+		s := Step{Verifier: others{strconv.Itoa(i + 1)}}
+		if strings.HasSuffix(word, "*") {
+			s.OnReject, s.OnUnavailable = Return, Return
+		}
+		word = strings.TrimSuffix(word, "*")
+		if f, ok := known[word]; ok {
+			f.name, f.secret = strconv.Itoa(i+1), slices.Clone(f.secret)
+			s.Verifier = f
+		} else if word != "other" {
+			t.Fatalf("no step is called %q", word)
+		}
+		if word == "slow" {
+			s.Timeout = time.Second
+		}
+		c = append(c, s)
+	}
+	return c
+}
+
+// TestChain holds the four walks to the table.
 func TestChain(t *testing.T) {
 	t.Parallel()
-	slow := Step{Verifier: fake{name: "slow", wait: true}, Timeout: time.Second}
-	bug := Step{Verifier: fake{name: "bug", panics: "boom"}}
-	nobody := Step{Verifier: fake{name: "nobody"}}
-	noName := Step{Verifier: fake{name: "no name", id: &Identity{}}}
-	unclassified := Step{Verifier: fake{name: "unclassified", err: errors.New("connection refused")}}
-	stop := func(s Step) Step { s.OnReject, s.OnUnavailable = Return, Return; return s }
+	asks := map[string]func(context.Context, Chain) (*Identity, error){
+		"password": func(ctx context.Context, c Chain) (*Identity, error) {
+			return c.VerifyPassword(ctx, &PasswordRequest{Login: "a"})
+		},
+		"secret": func(ctx context.Context, c Chain) (*Identity, error) {
+			s, id, err := c.Secret(ctx, "a", "CRAM-MD5")
+			if (err == nil) != (len(s) > 0) {
+				t.Errorf("a secret of %d octets with %v", len(s), err)
+			}
+			return id, err
+		},
+		"token": func(ctx context.Context, c Chain) (*Identity, error) {
+			return c.VerifyToken(ctx, &TokenRequest{Login: "a"})
+		},
+		"principal": func(ctx context.Context, c Chain) (*Identity, error) { return c.MapPrincipal(ctx, &Principal{}, "") },
+	}
+	for what, ask := range asks {
+		for _, row := range chainTable {
+			t.Run(what+": "+row.steps, func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+					defer cancel()
+					var asked []string
+					ctx = WithPolicy(ctx, &Policy{Trace: &Trace{Step: func(_ context.Context, s *StepDone) { asked = append(asked, s.Step) }}})
+					id, err := ask(ctx, stepsOf(t, row.steps))
+					got := outcome(err)
+					if err == nil {
+						got = "yes " + id.Step
+					}
+					if got != row.outcome || strings.Join(asked, " ") != row.asked || err != nil && id != nil {
+						t.Errorf("got %s after asking %v, want %s after asking %s (%v)", got, asked, row.outcome, row.asked, err)
+					}
+				})
+			})
+		}
+	}
+}
 
+// No rule is without a row for each answer that it is about.
+func TestChainTableIsComplete(t *testing.T) {
+	t.Parallel()
+	if len(chainTable) < 60 {
+		t.Errorf("%d rows", len(chainTable))
+	}
+	rows := map[string]bool{}
+	for _, row := range chainTable {
+		if rows[row.steps] {
+			t.Errorf("%q stands there twice", row.steps)
+		}
+		rows[row.steps] = true
+	}
+	for _, a := range []string{"wrong", "unknown", "pass", "down", "bug"} {
+		if !rows[a+" yes"] || !rows[a+"* yes"] {
+			t.Errorf("no row says what %s leads to", a)
+		}
+	}
+	for _, a := range []string{"denied", "expired", "throttled"} {
+		if !rows[a+" yes"] {
+			t.Errorf("no row says what %s leads to", a)
+		}
+	}
+	for _, refusal := range []string{"wrong", "unknown"} {
+		if !rows["down "+refusal] || !rows[refusal+" down"] {
+			t.Errorf("no row has an outage before and after %s", refusal)
+		}
+	}
+}
+
+// relay has a chain of its own.
+type relay struct {
+	fake
+	steps []StepDone
+	quiet bool
+}
+
+func (relay) Relays() {}
+
+func (r relay) VerifyPassword(ctx context.Context, q *PasswordRequest) (*Identity, error) {
+	if !r.quiet {
+		TraceRelayed(ctx, r.steps)
+	}
+	return r.fake.VerifyPassword(ctx, q)
+}
+
+// What a relay passes on stands in the trace in place of its own step, and the
+// identity keeps the name of the step that vouched; a relay that fails itself is
+// a step like any other.
+func TestChainRelay(t *testing.T) {
+	t.Parallel()
+	steps := []StepDone{{Step: "far 1", Err: &Error{Kind: Rejected}}, {Step: "far 2"}}
+	there := fake{name: "relay", id: &Identity{User: "a", Step: "far 2"}}
+	outage := &Error{Kind: Unavailable, Step: chainStep, Err: errors.Join(errors.New("a: down"), errors.New("b: down"))}
 	for _, tt := range []struct {
 		name  string
-		chain Chain
-		want  Kind // when step is ""
+		relay relay
 		step  string
+		asked string
+		err   string
 	}{
-		{"empty", nil, UnknownUser, ""},
-		{"first says yes", Chain{yes("yes"), is(Unavailable)}, 0, "yes"},
-		{"refusal then yes", Chain{is(Rejected), yes("yes")}, 0, "yes"},
-		{"outage then yes", Chain{is(Unavailable), yes("yes")}, 0, "yes"},
-		{"unknown here then yes", Chain{is(UnknownUser), yes("yes")}, 0, "yes"},
-		{"outage outranks refusal", Chain{is(Unavailable), is(Rejected)}, Unavailable, ""},
-		{"refusal then outage", Chain{is(Rejected), is(Unavailable)}, Unavailable, ""},
-		{"timeout is an outage", Chain{slow, is(UnknownUser)}, Unavailable, ""},
-		{"panic is an outage", Chain{bug, is(Rejected)}, Internal, ""},
-		{"a bug among outages is told as one", Chain{is(Unavailable), bug, is(Unavailable), is(Rejected)}, Internal, ""},
-		{"panic then yes", Chain{bug, yes("yes")}, 0, "yes"},
-		{"vouching for nobody is a bug", Chain{nobody}, Internal, ""},
-		{"vouching for no name is a bug", Chain{noName}, Internal, ""},
-		{"an unclassified error is an outage", Chain{unclassified, is(Rejected)}, Internal, ""},
-		{"locked stays locked", Chain{is(Denied), yes("yes")}, Denied, ""},
-		{"expired stays expired", Chain{is(Expired), yes("yes")}, Expired, ""},
-		{"throttled asks nobody else", Chain{is(Throttled), yes("yes")}, Throttled, ""},
-		{"decline is silent", Chain{is(Decline), is(Rejected)}, Rejected, ""},
-		{"nobody took it", Chain{is(Decline)}, UnknownUser, ""},
-		{"wrong password says more than unknown", Chain{is(Rejected), is(UnknownUser)}, Rejected, ""},
-		{"unknown says less than wrong password", Chain{is(UnknownUser), is(Rejected)}, Rejected, ""},
-		{"stop at a refusal", Chain{stop(is(Rejected)), yes("yes")}, Rejected, ""},
-		{"stop at a refusal after an outage", Chain{is(Unavailable), stop(is(Rejected)), yes("yes")}, Unavailable, ""},
-		{"stop at an outage", Chain{stop(is(Unavailable)), yes("yes")}, Unavailable, ""},
+		{"vouched", relay{there, steps, false}, "far 2", "far 1 rejected, far 2 yes", ""},
+		{"could not ask", relay{fake{name: "relay", err: context.DeadlineExceeded}, nil, true}, "", "relay unavailable, near rejected", "chain: unavailable: context deadline exceeded"},
+		{"panicked", relay{fake{name: "relay", panics: "boom"}, nil, true}, "", "relay internal, near rejected", ""},
+		{"names no step", relay{fake{name: "relay", id: &Identity{User: "a"}}, steps[1:], false}, "relay", "far 2 yes", ""},
+		{"tells of outages", relay{fake{name: "relay", err: outage}, nil, false}, "", "near rejected", "chain: unavailable: a: down\nb: down"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				check := func(id *Identity, err error) {
-					switch {
-					case tt.step != "" && (err != nil || id.Step != tt.step):
-						t.Errorf("got %v, %v, want yes from %s", id, err, tt.step)
-					case tt.step == "" && (err == nil || id != nil || KindOf(err) != tt.want):
-						t.Errorf("got %v, %v, want %s", id, err, tt.want)
-					}
-				}
-				check(tt.chain.VerifyPassword(t.Context(), &PasswordRequest{Login: "a"}))
-				check(tt.chain.VerifyToken(t.Context(), &TokenRequest{Login: "a"}))
-			})
+			var asked []string
+			tr := &Trace{Step: func(_ context.Context, s *StepDone) { asked = append(asked, s.Step+" "+outcome(s.Err)) }}
+			near := Step{Verifier: fake{name: "near", err: &Error{Kind: Rejected}}}
+			id, err := Chain{{Verifier: tt.relay}, near}.VerifyPassword(WithPolicy(t.Context(), &Policy{Trace: tr}), &PasswordRequest{})
+			if tt.step != "" && (err != nil || id.Step != tt.step) || tt.step == "" && err == nil || tt.err != "" && (err == nil || err.Error() != tt.err) {
+				t.Errorf("got %+v, %v", id, err)
+			}
+			if got := strings.Join(asked, ", "); got != tt.asked {
+				t.Errorf("traced %s, want %s", got, tt.asked)
+			}
 		})
 	}
 }
@@ -125,11 +366,11 @@ func TestChainAsksNobodyWhenTheAttemptIsOver(t *testing.T) {
 
 func TestChainSkipsStepsThatCannotJudge(t *testing.T) {
 	t.Parallel()
-	c := Chain{yes("passwords only")}
+	c := Chain{{Verifier: struct{ PasswordVerifier }{fake{name: "passwords only", id: &Identity{User: "a"}}}}}
 	if _, err := c.MapPrincipal(t.Context(), &Principal{}, ""); KindOf(err) != UnknownUser {
 		t.Errorf("got %v", err)
 	}
-	if Can[PrincipalMapper](c) || !Can[PasswordVerifier](c) || !Can[SecretSource](c) {
+	if Can[PrincipalMapper](c) || !Can[PasswordVerifier](c) || Can[SecretSource](c) {
 		t.Error("Can is wrong about the steps")
 	}
 }
@@ -248,7 +489,7 @@ func TestChainTracesEachStepOnce(t *testing.T) {
 	var steps []string
 	tr := &Trace{Step: func(_ context.Context, s *StepDone) { steps = append(steps, s.Step+" "+outcome(s.Err)) }}
 	c := Chain{{Verifier: fake{name: "bug", panics: "boom"}}, is(Rejected), is(Decline), yes("yes"), yes("never")}
-	if _, err := c.VerifyPassword(withPolicy(t.Context(), &Policy{Trace: Join(tr, nil, &Trace{})}), &PasswordRequest{}); err != nil {
+	if _, err := c.VerifyPassword(WithPolicy(t.Context(), &Policy{Trace: Join(tr, nil, &Trace{})}), &PasswordRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	want := "bug internal, rejected rejected, decline decline, yes yes"

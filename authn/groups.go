@@ -14,7 +14,7 @@ func (l *Login) findGroups(ctx context.Context, id *Identity) error {
 	p := l.policy
 	wanted := lookAtGroups(p.Rules) || id.For != "" && lookAtGroups(p.Act)
 	shadow := p.Shadow != nil && lookAtGroups(p.Shadow.Rules)
-	if !wanted && !shadow || len(id.Groups) > 0 || !Can[UserFinder](p.Users) || p.Users.finds(id.Step) {
+	if !wanted && !shadow || id.Groups != nil || !Can[UserFinder](p.Users) || p.Users.finds(id.Step) {
 		return nil
 	}
 	found, err := p.Users.FindUser(l.within(ctx), id.User)

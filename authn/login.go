@@ -145,7 +145,7 @@ func (l *Login) next(ctx context.Context, response []byte) (challenge []byte, do
 
 // within is ctx for what the mechanism and its chain do.
 func (l *Login) within(ctx context.Context) context.Context {
-	return withTransport(withPolicy(ctx, l.policy), l.t)
+	return WithTransport(WithPolicy(ctx, l.policy), l.t)
 }
 
 // succeed judges the login by all that the proof has brought, and lets it in.

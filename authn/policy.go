@@ -135,7 +135,7 @@ func (p *Policy) allows(m Mechanism, t *Transport) error {
 // quiet is the context of a question that is no attempt: names and connection are
 // those of one, and nothing is traced.
 func (p *Policy) quiet(t *Transport) context.Context {
-	return withTransport(withPolicy(context.Background(), &Policy{Names: p.Names}), t)
+	return WithTransport(WithPolicy(context.Background(), &Policy{Names: p.Names}), t)
 }
 
 // Exposed records an attempt that was refused unread and has shown a password

@@ -70,9 +70,24 @@ func (t *Trace) step(ctx context.Context, s *StepDone) {
 
 type policyKey struct{}
 
-// withPolicy is the context of an attempt under p.
-func withPolicy(ctx context.Context, p *Policy) context.Context {
+// WithPolicy returns a context in which chains go by the names and the trace of p.
+// The throttle is for a [Login] to ask.
+func WithPolicy(ctx context.Context, p *Policy) context.Context {
 	return context.WithValue(ctx, policyKey{}, p)
+}
+
+type relayKey struct{}
+
+// TraceRelayed tells the trace of ctx what the steps of a [Relay]'s chain
+// answered.
+func TraceRelayed(ctx context.Context, steps []StepDone) {
+	if relayed, ok := ctx.Value(relayKey{}).(*bool); ok {
+		*relayed = true
+	}
+	t := traceOf(ctx)
+	for i := range steps {
+		t.step(ctx, &steps[i])
+	}
 }
 
 func traceOf(ctx context.Context) *Trace {
@@ -91,7 +106,8 @@ func namesOf(ctx context.Context) *Names {
 
 type transportKey struct{}
 
-func withTransport(ctx context.Context, t *Transport) context.Context {
+// WithTransport returns a context in which a login that came on t is under way.
+func WithTransport(ctx context.Context, t *Transport) context.Context {
 	return context.WithValue(ctx, transportKey{}, t)
 }
 

@@ -17,10 +17,15 @@ import (
 	"github.com/kpopd/kpopd/authn/krb5"
 )
 
+// Tickets takes AP-REQs: a [krb5.Acceptor], or one in another process.
+type Tickets interface {
+	Accept(ctx context.Context, apReq []byte, o krb5.Options) (*krb5.Context, error)
+}
+
 // Acceptor runs the server side. Its fields are only read; it serves any
 // number of connections at once.
 type Acceptor struct {
-	Krb5     *krb5.Acceptor
+	Krb5     Tickets
 	Versions []string      // application versions to take; KPOPV1.0 when empty, "*" takes any (Eudora has sent "justjunk")
 	MaxAPReq int           // octets of the longest AP-REQ; 128 KiB when zero: tickets with a PAC reach 64 KiB
 	Timeout  time.Duration // for the whole handshake; 30 s when zero
@@ -108,7 +113,7 @@ func (h *handshake) run(ctx context.Context, t *authn.Transport) error {
 	}
 	reply, err := h.judge(ctx, t, apReq, ok)
 	if err != nil {
-		h.refuse(frame(nil, h.Krb5.ErrorReply(err)))
+		h.refuse(frame(nil, krb5.ErrorReply(err)))
 		return err
 	}
 	if err := h.write(reply); err != nil {

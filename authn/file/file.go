@@ -6,8 +6,10 @@
 // all read that way. A field maildrop=… says where the user's maildrop is, a field
 // groups=staff,helpdesk which groups the user is in, for the rules of policies, a
 // field login_delay=… how long he waits between logins where the server lets users
-// differ. A field nologin, or a ! before the hash, locks the user. The day on which
-// an account of a shadow file runs out is obeyed, the age of its password is not.
+// differ. A field disabled or nologin, or a ! before the hash, locks the user. From
+// the day of expires=2026-12-31 on (UTC) he is refused. mechanisms=PLAIN,CRAM-MD5
+// are those of the mechanisms judged here that he may use. The day on which an
+// account of a shadow file runs out is obeyed, the age of its password is not.
 //
 // A line of the digests file is login, scheme, secret. For SCRAM-SHA-1 and
 // SCRAM-SHA-256 the secret is keys in the form of RFC 5803, which are worth as
@@ -229,7 +231,7 @@ func (f *files) verifyPassword(ctx context.Context, r *authn.PasswordRequest) (*
 		h = u.hash
 	}
 	match, err := f.match(ctx, h, r.Password)
-	closed := u.closed()
+	closed := u.refuses(r.Mechanism)
 	switch {
 	case err != nil:
 		return nil, f.fail(authn.Unavailable, err)
@@ -271,7 +273,7 @@ func (f *files) secret(login, scheme string) (authn.Password, *authn.Identity, e
 	if !ok {
 		return nil, nil, f.fail(authn.UnknownUser, fmt.Errorf("no secret for %s", scheme))
 	}
-	if closed := u.closed(); closed != nil {
+	if closed := u.refuses(scheme); closed != nil {
 		// unproven yet, but a later step must not let him in
 		return nil, nil, f.fail(closed.Kind, closed.Err)
 	}

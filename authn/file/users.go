@@ -3,8 +3,10 @@ package file
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"hash/maphash"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,6 +20,7 @@ type user struct {
 	class  string  // of hash: its kind and what its cost depends on
 	locked bool
 	until  time.Time // when the account runs out; zero for never
+	mechs  []string  // that he may use, of those that this verifier judges; all when empty
 	groups []string
 	attrs  map[string]string
 }
@@ -119,8 +122,18 @@ func parseUser(field, extra string) (u user, class string, err error) {
 	for _, f := range strings.Fields(strings.Join(fields, " ")) {
 		key, value, _ := strings.Cut(f, "=")
 		switch key {
-		case "nologin":
+		case "nologin", "disabled":
 			u.locked = true
+		case "expires":
+			if u.until, err = time.Parse(time.DateOnly, value); err != nil {
+				return user{}, "", errExpires
+			}
+		case "mechanisms":
+			if u.mechs = strings.Split(value, ","); slices.ContainsFunc(u.mechs, notMechanism) {
+				return user{}, "", errMechanisms
+			}
+		case "expire", "expiry", "mechanism": // of no other program's, and leaving them alone would let him in
+			return user{}, "", fmt.Errorf("%s= is no field; write expires= or mechanisms=", key)
 		case "allow_nets":
 			return user{}, "", errAllowNets
 		case "groups":
@@ -145,6 +158,26 @@ func (u *user) set(key, value string) {
 		u.attrs = make(map[string]string, 1)
 	}
 	u.attrs[key] = value
+}
+
+var (
+	errExpires    = errors.New("expires= is the first day on which the user is refused, as 2026-12-31 (UTC)")
+	errMechanisms = errors.New("mechanisms= is a list of names in capitals with commas between: mechanisms=PLAIN,CRAM-MD5")
+)
+
+// notMechanism reports what cannot be the name of a mechanism (RFC 4422 section
+// 3.1: capitals, digits, hyphens and underscores, 20 at most).
+func notMechanism(name string) bool {
+	return name == "" || len(name) > 20 || strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") != ""
+}
+
+// refuses says why nobody may log in as u with a mechanism, whatever the proof;
+// nil when he may.
+func (u user) refuses(mechanism string) *authn.Error {
+	if err := u.closed(); err != nil || len(u.mechs) == 0 || slices.Contains(u.mechs, mechanism) {
+		return err
+	}
+	return &authn.Error{Kind: authn.Denied, Err: fmt.Errorf("may not use %s, says the users file", mechanism)}
 }
 
 // shadowExpiry is the date in the eighth field of a line of shadow, whose fields

@@ -65,9 +65,14 @@ const (
 	BindingRequired                 // nobody logs in without
 )
 
+// Tickets takes AP-REQs: a [krb5.Acceptor], or one in another process.
+type Tickets interface {
+	Accept(ctx context.Context, apReq []byte, o krb5.Options) (*krb5.Context, error)
+}
+
 // Mechanism is the server side. Its fields are only read.
 type Mechanism struct {
-	Acceptor *krb5.Acceptor
+	Acceptor Tickets
 	Chain    authn.Chain
 	Binding  Binding
 	Layers   Layers // to offer outside TLS; None when zero

@@ -560,7 +560,7 @@ func TestClientRefuses(t *testing.T) {
 		{"no AP-REP", Options{Mutual: true}, func(c *Client) []byte { return offer(c, "\x01\x00\x00\x00", false) }, "not a GSSAPI token"},
 		{"an AP-REP of somebody else", Options{Mutual: true}, func(*Client) []byte { return formatToken(tokAPRep, []byte("\x6f\x00")) }, "did not prove itself"},
 		{"a refusal in words", Options{Mutual: true}, func(*Client) []byte {
-			der := s.acceptor.ErrorReply(&krb5.Error{Code: krb5.CodeSkew, Text: "Clock skew too great"})
+			der := krb5.ErrorReply(&krb5.Error{Code: krb5.CodeSkew, Text: "Clock skew too great"})
 			return formatToken(tokError, der)
 		}, "server refused the ticket: Clock skew too great (Kerberos error 37)"},
 		{"a refusal of no sense", Options{Mutual: true}, func(*Client) []byte { return formatToken(tokError, []byte("x")) }, "KRB-ERROR"},

@@ -223,7 +223,7 @@ func TestTextsAreOneLineOfASCII(t *testing.T) {
 		if !errors.As(err, &e) || e.Text == "" || len(e.Text) > 200 || strings.ContainsFunc(e.Text, func(r rune) bool { return r < ' ' || r > '~' }) {
 			t.Errorf("%q: %#v", n, e)
 		}
-		if b := a.ErrorReply(err); len(b) > 1024 || len(b) == 0 {
+		if b := krb5.ErrorReply(err); len(b) > 1024 || len(b) == 0 {
 			t.Errorf("%q: an answer of %d octets", n, len(b))
 		}
 	}
@@ -248,7 +248,7 @@ func TestErrorReplyFields(t *testing.T) {
 		} {
 			_, err := a.Accept(t.Context(), tt.request, krb5.Options{})
 			var m messages.KRBError
-			if err := m.Unmarshal(a.ErrorReply(err)); err != nil {
+			if err := m.Unmarshal(krb5.ErrorReply(err)); err != nil {
 				t.Fatal(err)
 			}
 			if m.PVNO != 5 || m.MsgType != 30 || m.ErrorCode != tt.code || m.Realm != tt.realm || !slices.Equal(m.SName.NameString, tt.service) {
@@ -263,9 +263,8 @@ func TestErrorReplyFields(t *testing.T) {
 
 func TestErrorReplyTellsNothingOfForeignErrors(t *testing.T) {
 	t.Parallel()
-	a := acceptorFor(t, realm())
 	for _, err := range []error{errors.New("secret"), context.Canceled, &authn.Error{Kind: authn.Unavailable, Err: errors.New("secret")}} {
-		code, text, perr := krb5.ParseError(a.ErrorReply(err))
+		code, text, perr := krb5.ParseError(krb5.ErrorReply(err))
 		if perr != nil || code != krb5.CodeGeneric || text == "" || strings.Contains(text, "secret") {
 			t.Errorf("%v: %d %q %v", err, code, text, perr)
 		}
@@ -286,7 +285,7 @@ func TestCheckMayShareItsError(t *testing.T) {
 		i := mint(t, k, krb5test.Spec{}, krb5.InitOptions{})
 		wg.Go(func() {
 			_, err := a.Accept(t.Context(), i.APReq, krb5.Options{Check: func(*krb5.Context) error { return no }})
-			if code, text, _ := krb5.ParseError(a.ErrorReply(err)); code != krb5.CodeInappCksum || text != "Not here" {
+			if code, text, _ := krb5.ParseError(krb5.ErrorReply(err)); code != krb5.CodeInappCksum || text != "Not here" {
 				t.Errorf("%d %q", code, text)
 			}
 		})

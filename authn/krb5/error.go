@@ -66,7 +66,7 @@ func (e *Error) As(target any) bool {
 
 // ErrorReply is the KRB-ERROR for an error of Accept, in DER. Of an error that
 // is none of ours it tells nothing.
-func (a *Acceptor) ErrorReply(err error) []byte {
+func ErrorReply(err error) []byte {
 	e := &Error{Code: CodeGeneric, Text: "Authentication failed"}
 	var ae *authn.Error
 	if !errors.As(err, &e) && errors.As(err, &ae) && ae.Text != "" {

@@ -120,7 +120,7 @@ func refused(t testing.TB, a *krb5.Acceptor, b []byte, code int32, kind authn.Ki
 	if e.Code != code || e.Kind != kind || authn.KindOf(err) != kind {
 		t.Errorf("code %d, kind %v, want %d and %v: %v", e.Code, e.Kind, code, kind, err)
 	}
-	got, text, err := krb5.ParseError(a.ErrorReply(err))
+	got, text, err := krb5.ParseError(krb5.ErrorReply(err))
 	if err != nil || got != e.Code || text != e.Text || text == "" {
 		t.Errorf("the client reads code %d, %q, %v; the error is %q", got, text, err, e.Text)
 	}

@@ -67,7 +67,7 @@ func FuzzAPReq(f *testing.F) {
 		if !errors.As(err, &e) || e.Kind == authn.Internal || e.Kind == authn.Unavailable {
 			t.Fatalf("%#v", err)
 		}
-		if _, text, err := krb5.ParseError(a.ErrorReply(err)); err != nil || text == "" {
+		if _, text, err := krb5.ParseError(krb5.ErrorReply(err)); err != nil || text == "" {
 			t.Fatalf("the answer cannot be read: %v", err)
 		}
 	})

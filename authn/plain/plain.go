@@ -101,7 +101,7 @@ func (a *attempt) verify(ctx context.Context, authzid, login string, password []
 	if err != nil {
 		return a.fail(authn.UnknownUser, err.Error())
 	}
-	id, err := a.m.chain.VerifyPassword(ctx, &authn.PasswordRequest{Transport: a.t, Login: user, Password: p})
+	id, err := a.m.chain.VerifyPassword(ctx, &authn.PasswordRequest{Transport: a.t, Mechanism: a.m.name, Login: user, Password: p})
 	if err != nil {
 		return err
 	}

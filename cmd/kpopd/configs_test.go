@@ -44,7 +44,7 @@ func TestConfigs(t *testing.T) {
 
 var (
 	section = regexp.MustCompile(`^\[(Unit|Service|Install)\]$`)
-	setting = regexp.MustCompile(`^[A-Z][A-Za-z]+=\S.*$`)
+	setting = regexp.MustCompile(`^[A-Z][A-Za-z]+=(\S.*)?$`)
 )
 
 // checkUnit wants sections, settings and comments, and commands that are ours.
@@ -77,11 +77,18 @@ func checkUnit(t *testing.T, path string) {
 func TestUnitVerifies(t *testing.T) {
 	t.Parallel()
 	tool := krb5test.Need(t, "systemd-analyze")[0]
-	out, err := exec.CommandContext(t.Context(), tool, "verify", "--man=no", filepath.Join(examples, "kpopd.service")).CombinedOutput()
+	for _, unit := range []string{"kpopd.service", "kpopd-auth.service"} {
+		t.Run(unit, func(t *testing.T) { verifyUnit(t, tool, unit) })
+	}
+}
+
+func verifyUnit(t *testing.T, tool, unit string) {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), tool, "verify", "--man=no", filepath.Join(examples, unit)).CombinedOutput()
 	verified := err == nil
 	for line := range strings.Lines(string(out)) {
 		switch {
-		case !strings.Contains(line, "kpopd.service"): // of other units
+		case !strings.Contains(line, unit): // of other units
 		case strings.Contains(line, "/usr/bin/kpopd is not executable"):
 			verified = true // all but that it is not installed here
 		default:

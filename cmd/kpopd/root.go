@@ -34,7 +34,7 @@ To see it work without preparing anything:  kpopd demo`,
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &usageError{err, c.CommandPath()} })
-	root.AddCommand(newServe(), newCheck(), newDemo(), newPasswd(), newVersion())
+	root.AddCommand(newServe(), newAuth(), newCheck(), newDemo(), newPasswd(), newVersion())
 	return root
 }
 

@@ -23,6 +23,7 @@ var directions = map[string][]string{
 	"authn":               nil, // interfaces, errors and the chain stand on the standard library
 	"authn/access":        {"authn"},
 	"authn/authntest":     {"authn"},
+	"authn/cache":         {"authn", "authn/scram"}, // passes on the shape of keys
 	"authn/checkpassword": {"authn"},
 	"authn/cram":          {"authn"},
 	"authn/external":      {"authn"},
@@ -37,11 +38,12 @@ var directions = map[string][]string{
 	"authn/oidc/oidctest": nil, // for tests
 	"authn/plain":         {"authn"},
 	"authn/principal":     {"authn"},
+	"authn/remote":        {"authn", "authn/krb5"}, // tickets are taken in the helper
 	"authn/scram":         {"authn"},
 	"authn/throttle":      {"authn"},
 	"cmd/internal/app":    {"authn/...", "cmd/internal/...", "kpop", "maildrop/...", "pop3"},
-	"cmd/internal/certs":  {"authn"},                                                                            // what a client certificate is worth
-	"cmd/internal/config": {"authn", "authn/external", "authn/file", "authn/krb5", "authn/oidc", "authn/scram"}, // rules of policies and URLs, names of hashes, enctypes and algorithms, bounds
+	"cmd/internal/certs":  {"authn"},                                                                                           // what a client certificate is worth
+	"cmd/internal/config": {"authn", "authn/cache", "authn/external", "authn/file", "authn/krb5", "authn/oidc", "authn/scram"}, // rules of policies and URLs, names of hashes, enctypes and algorithms, bounds
 	"cmd/internal/listen": nil,
 	"cmd/kpopctl":         {"cmd/internal/..."},
 	"cmd/kpopd":           {"authn/...", "cmd/internal/...", "kpop", "krb5test", "maildrop/...", "pop3/..."},
@@ -66,6 +68,7 @@ var thirdParty = map[string]struct {
 	"github.com/go-jose/go-jose/v4":       {[]string{"authn/oidc"}, "key sets and signatures of tokens"},
 	"github.com/go-ldap/ldap/v3":          {[]string{"authn/ldap"}, "the LDAP protocol"},
 	"github.com/go-viper/mapstructure/v2": {[]string{"cmd/internal/config"}, "viper's decoder: the hooks for durations, prefixes and enctypes"},
+	"github.com/hashicorp/golang-lru/v2":  {[]string{"authn/cache"}, "the cache of results; MPL-2.0, per file and linked unchanged"},
 	"github.com/jcmturner/gofork":         {[]string{"authn/krb5", "krb5test"}, "the ASN.1 package that gokrb5's types are made for"},
 	"github.com/jcmturner/gokrb5/v8":      {[]string{"authn/krb5", "krb5test"}, "Kerberos messages, types, keytabs and cryptography; unmaintained, so that one package hides it"},
 	"github.com/spf13/cobra":              {[]string{"cmd/kpopctl", "cmd/kpopd"}, "the commands"},

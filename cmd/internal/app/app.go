@@ -61,7 +61,7 @@ type listening struct {
 
 // Start serves the configuration in file. The log goes to w.
 func Start(ctx context.Context, file string, w io.Writer) (*Server, error) {
-	cfg, err := config.Load(file)
+	cfg, err := loadServer(file)
 	if err != nil {
 		return nil, err
 	}
@@ -77,6 +77,15 @@ func Start(ctx context.Context, file string, w io.Writer) (*Server, error) {
 	s.trimming.Go(func() { trim(s.sessions, s.gate) }) // ended by Shutdown
 	s.log.Info("started", "configuration", file, "connections", limits(cfg).Connections)
 	return s, nil
+}
+
+// loadServer refuses the file of a helper.
+func loadServer(file string) (*config.Config, error) {
+	cfg, err := config.Load(file)
+	if err == nil && cfg.IsHelper() {
+		err = cfg.Problem("auth", errors.New("a file with auth is for kpopd auth"))
+	}
+	return cfg, err
 }
 
 func limits(cfg *config.Config) listen.Limits {
@@ -108,7 +117,7 @@ func (s *Server) Addrs() []net.Addr {
 // Reload reads the configuration again, and every file that it names. On an
 // error everything stays as it was.
 func (s *Server) Reload(ctx context.Context) error {
-	cfg, err := config.Load(s.file)
+	cfg, err := loadServer(s.file)
 	if err == nil {
 		err = s.install(ctx, cfg)
 	}

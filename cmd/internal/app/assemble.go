@@ -14,6 +14,7 @@ import (
 
 	"github.com/kpopd/kpopd/authn"
 	"github.com/kpopd/kpopd/authn/access"
+	"github.com/kpopd/kpopd/authn/cache"
 	"github.com/kpopd/kpopd/authn/checkpassword"
 	"github.com/kpopd/kpopd/authn/cram"
 	"github.com/kpopd/kpopd/authn/external"
@@ -26,6 +27,7 @@ import (
 	"github.com/kpopd/kpopd/authn/oidc"
 	"github.com/kpopd/kpopd/authn/plain"
 	"github.com/kpopd/kpopd/authn/principal"
+	"github.com/kpopd/kpopd/authn/remote"
 	"github.com/kpopd/kpopd/authn/scram"
 	"github.com/kpopd/kpopd/authn/throttle"
 	"github.com/kpopd/kpopd/cmd/internal/certs"
@@ -51,9 +53,11 @@ type assembly struct {
 	chains    map[string]authn.Chain
 	salts     authn.Password // key for them; nil without SCRAM
 	acceptor  *krb5.Acceptor // nil without a keytab
+	tickets   kpop.Tickets   // acceptor or a helper; nil without Kerberos
 	policies  map[string]*authn.Policy
 	doors     []*door     // as in cfg.Listeners
 	closers   []io.Closer // verifiers that keep connections or write files; sessions go on with them
+	watched   []*watched
 
 	stop context.CancelFunc // of the background
 	wg   sync.WaitGroup
@@ -79,19 +83,19 @@ type parts struct {
 	logins     *pop3.Logins       // for LOGIN-DELAY
 	hashes     *file.Budget
 	hashing    file.BudgetOptions
+	helpers    map[string]*remote.Client // by name of the verifier
+	helperKeys map[string]string         // what they were made of
 }
 
 // assemble builds everything that cfg names, with parts of old where they
 // fit. The error holds one problem for each thing that cannot work.
 func assemble(cfg *config.Config, old *parts, log *slog.Logger, trace *authn.Trace) (*assembly, error) {
-	a := &assembly{
-		cfg: cfg, parts: &parts{}, log: log, trace: trace,
-		verifiers: map[string]authn.Verifier{}, chains: map[string]authn.Chain{}, policies: map[string]*authn.Policy{},
-	}
+	a := newAssembly(cfg, log, trace)
 	kerberos := a.openKerberos(old) // before the chains, in which some want the keytab
 	a.boundCosts(old)
-	err := errors.Join(a.checkCertificates(), a.openSaltKey(), a.buildChains(), kerberos, a.openStore(old))
+	err := errors.Join(a.checkCertificates(), a.openSaltKey(), a.buildChains(old), kerberos, a.openStore(old))
 	if err == nil {
+		a.chooseTickets()
 		err = errors.Join(a.buildPolicies(), a.buildDoors())
 	}
 	if err == nil {
@@ -103,12 +107,31 @@ func assemble(cfg *config.Config, old *parts, log *slog.Logger, trace *authn.Tra
 	return a, nil
 }
 
+func newAssembly(cfg *config.Config, log *slog.Logger, trace *authn.Trace) *assembly {
+	return &assembly{
+		cfg: cfg, parts: &parts{}, log: log, trace: trace,
+		verifiers: map[string]authn.Verifier{}, chains: map[string]authn.Chain{}, policies: map[string]*authn.Policy{},
+	}
+}
+
 // close frees what next does not use.
 func (p *parts) close(next *parts) error {
+	err := p.closeHelpers(next)
 	if c, ok := p.replay.(io.Closer); ok && p.replay != next.replay {
-		return c.Close()
+		err = errors.Join(err, c.Close())
 	}
-	return nil
+	return err
+}
+
+// chooseTickets has tickets taken by the keytab that is here, or by the helper
+// that has it.
+func (a *assembly) chooseTickets() {
+	if c := a.parts.helpers[a.cfg.Kerberos.Remote]; c != nil {
+		a.tickets = c
+	}
+	if a.acceptor != nil {
+		a.tickets = a.acceptor
+	}
 }
 
 // boundCosts makes what bounds the costs of logins.
@@ -264,11 +287,12 @@ func (a *assembly) openSaltKey() error {
 	return nil
 }
 
-func (a *assembly) buildChains() error {
+func (a *assembly) buildChains(old *parts) error {
 	var errs []error
+	asked := map[string]authn.Verifier{} // a verifier, or the cache in front of it
 	for i, v := range a.cfg.Verifiers {
 		key := fmt.Sprintf("verifiers[%d]", i)
-		built, err := a.openVerifier(v)
+		built, err := a.openVerifier(v, old)
 		switch {
 		case errors.Is(err, errNoKeytab): // told at its own key
 		case err != nil:
@@ -281,8 +305,11 @@ func (a *assembly) buildChains() error {
 			errs = append(errs, a.problems(fmt.Sprintf("verifiers[%d]", i), err))
 		}
 		a.verifiers[v.Name] = built
-		if c, ok := built.(io.Closer); ok {
+		if c, ok := built.(io.Closer); ok && v.Type != config.VerifierRemote { // whose connection may outlive a reload
 			a.closers = append(a.closers, c)
+		}
+		if asked[v.Name], err = a.cached(built, v); err != nil {
+			errs = append(errs, a.cfg.Problem(fmt.Sprintf("verifiers[%d].cache", i), err))
 		}
 	}
 	if len(errs) > 0 {
@@ -292,7 +319,7 @@ func (a *assembly) buildChains() error {
 		var chain authn.Chain
 		for _, s := range c.Steps {
 			chain = append(chain, authn.Step{
-				Verifier: a.verifiers[s.Use], Timeout: s.Timeout,
+				Verifier: asked[s.Use], Timeout: s.Timeout,
 				OnReject: next(s.OnReject), OnUnavailable: next(s.OnUnavailable),
 			})
 		}
@@ -352,13 +379,50 @@ func next(word string) authn.Next {
 
 var errNoKeytab = errors.New("the keytab could not be opened")
 
-func (a *assembly) openVerifier(v config.Verifier) (authn.Verifier, error) {
+// cached puts a cache in front of a verifier where one is configured. It is a new
+// one after each reload, and empty when a file changed.
+func (a *assembly) cached(v authn.Verifier, c config.Verifier) (authn.Verifier, error) {
+	if !c.Cached.On() || v == nil {
+		return v, nil
+	}
+	p, ok := v.(authn.PasswordVerifier)
+	if !ok {
+		return nil, errors.New("is for passwords, and this verifier judges none")
+	}
+	x, err := cache.New(p, cache.Options{Accepted: c.Accepted, Refused: c.Refused, Entries: c.Entries})
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range a.watched {
+		if w.name == c.Name {
+			w.changed = x.Empty
+		}
+	}
+	return x.Verifier(), nil
+}
+
+func (a *assembly) openVerifier(v config.Verifier, old *parts) (authn.Verifier, error) {
 	switch v.Type {
 	case config.VerifierFile:
-		return file.Open(v.Name, file.Options{
-			Users: v.Users, Digests: v.Digests, Key: v.DigestsKey, Budget: a.parts.hashes,
-			Rehash: v.Rehash, Rehashed: a.rehashed(v),
+		w, err := watch(v, func() (file.Verifier, error) {
+			built, err := file.Open(v.Name, file.Options{
+				Users: v.Users, Digests: v.Digests, Key: v.DigestsKey, Budget: a.parts.hashes,
+				Rehash: v.Rehash, Rehashed: a.rehashed(v),
+			})
+			if err != nil {
+				return nil, err
+			}
+			if err := a.checkNames(built); err != nil {
+				_ = built.Close() // nothing has been written
+				return nil, err
+			}
+			return built, nil
 		})
+		if err != nil {
+			return nil, err
+		}
+		a.watched = append(a.watched, w)
+		return w.verifier(), nil
 	case config.VerifierAllow, config.VerifierDeny:
 		return access.Open(v.Name, access.Options{
 			Allow: v.Type == config.VerifierAllow, Users: v.List, Groups: v.Groups, Networks: v.Networks,
@@ -398,6 +462,8 @@ func (a *assembly) openVerifier(v config.Verifier) (authn.Verifier, error) {
 			o.Rules = append(o.Rules, r.Rule())
 		}
 		return external.NewMapper(v.Name, o)
+	case config.VerifierRemote:
+		return a.helperClient(v, old).Verifier(), nil
 	default:
 		return nil, fmt.Errorf("type %q is not known", v.Type)
 	}
@@ -539,7 +605,7 @@ func (a *assembly) hints() oauthbearer.Hints {
 }
 
 func (a *assembly) gssapi(chain authn.Chain) authn.Mechanism {
-	m := &gssapi.Mechanism{Acceptor: a.acceptor, Chain: chain}
+	m := &gssapi.Mechanism{Acceptor: a.tickets, Chain: chain}
 	switch a.cfg.GSSAPI.ChannelBinding {
 	case "off":
 		m.Binding = gssapi.BindingOff
@@ -590,7 +656,7 @@ func (a *assembly) buildDoors() error {
 		}
 		if l.KPOP() {
 			d.kpop = &kpop.Acceptor{
-				Krb5: a.acceptor, Versions: a.cfg.KPOP.AppVersions, Timeout: a.cfg.KPOP.HandshakeTimeout, Trace: a.trace,
+				Krb5: a.tickets, Versions: a.cfg.KPOP.AppVersions, Timeout: a.cfg.KPOP.HandshakeTimeout, Trace: a.trace,
 			}
 		}
 		d.server = a.server(d)
@@ -637,6 +703,8 @@ func (a *assembly) background() {
 		}
 	}
 	a.wg.Go(func() { a.watchCertificates(ctx) }) // ended by quit
+	a.wg.Go(func() { a.warnHelpers(ctx) })       // ended by quit
+	a.wg.Go(func() { a.watchFiles(ctx) })        // ended by quit
 	if every := a.cfg.Kerberos.KeytabReload; a.acceptor != nil && every > 0 {
 		a.wg.Go(func() { a.watchKeytab(ctx, every) }) // ended by quit
 	}

@@ -42,14 +42,35 @@ func Check(file string) (*Report, error) {
 		}
 	}
 	cfg.Kerberos.ReplayCache = config.ReplayMemory
-	r.assembly, err = assemble(cfg, &parts{}, slog.New(slog.DiscardHandler), nil)
+	r.assembly, err = build(cfg)
 	if err := errors.Join(err, noCache); err != nil {
+		return nil, err
+	}
+	for _, w := range r.assembly.helperWarnings(context.Background()) {
+		r.Warnings = append(r.Warnings, w)
+	}
+	if err := r.assembly.parts.closeHelpers(&parts{}); err != nil {
 		return nil, err
 	}
 	for _, w := range append(r.assembly.warnings(), r.assembly.certificateWarnings(time.Now())...) {
 		r.Warnings = append(r.Warnings, w)
 	}
 	return r, nil
+}
+
+// build assembles what cfg is for.
+func build(cfg *config.Config) (*assembly, error) {
+	log := slog.New(slog.DiscardHandler)
+	if !cfg.IsHelper() {
+		return assemble(cfg, &parts{}, log, nil)
+	}
+	a, err := assembleHelper(cfg, &parts{}, log, nil)
+	_, noClient := clients(cfg)
+	var noFolder error
+	if _, err := os.Stat(filepath.Dir(cfg.Auth.Socket)); err != nil {
+		noFolder = cfg.Problem("auth.socket", err)
+	}
+	return a, errors.Join(err, noClient, noFolder)
 }
 
 // Explain writes what each listener offers to a client at each stage of a
@@ -64,6 +85,7 @@ func (r *Report) Explain(w io.Writer) {
 			fmt.Fprintf(w, "verifier %s: %s\n", v.Name, s)
 		}
 	}
+	r.assembly.explainHelpers(w)
 	explainThrottle(w, r.assembly.cfg.Throttle)
 	switch l := r.assembly.cfg.Limits; {
 	case l.LoginDelayMax > 0:

@@ -41,6 +41,7 @@ type Config struct {
 	Limits       Limits        `mapstructure:"limits"`
 	Throttle     Throttle      `mapstructure:"throttle"`
 	Log          Log           `mapstructure:"log"`
+	Auth         Auth          `mapstructure:"auth"`
 
 	file  string
 	lines map[string]int // key path to line
@@ -143,7 +144,7 @@ const (
 // on the type.
 type Verifier struct {
 	Name string `mapstructure:"name"`
-	Type string `mapstructure:"type"` // file, ldap, oidc, principal, krb5pw, checkpassword or certificate; allow or deny
+	Type string `mapstructure:"type"` // file, ldap, oidc, principal, krb5pw, checkpassword, certificate or remote; allow or deny
 
 	Users      string `mapstructure:"users"`       // file: path of logins and password hashes
 	Digests    string `mapstructure:"digests"`     // file: path of secrets for APOP and CRAM-MD5, and of keys for SCRAM
@@ -177,6 +178,8 @@ type Verifier struct {
 	Timeout time.Duration `mapstructure:"timeout"` // oidc, ldap: for one server to answer one question; oidc 5s, ldap 3s when zero
 	LDAP    `mapstructure:",squash"`
 	OIDC    `mapstructure:",squash"`
+	Remote  `mapstructure:",squash"`
+	Cached  `mapstructure:",squash"`
 }
 
 // CertificateRule makes a login of a name in a client certificate.
@@ -192,7 +195,8 @@ const ReplayMemory = "memory"
 
 // Kerberos is how tickets are accepted, for KPOP and GSSAPI alike.
 type Kerberos struct {
-	Keytab         string        `mapstructure:"keytab"`          // file; Kerberos is off when empty
+	Keytab         string        `mapstructure:"keytab"`          // file; Kerberos is off when empty, unless remote is set
+	Remote         string        `mapstructure:"remote"`          // verifier of type remote whose helper has the keytab
 	Services       []string      `mapstructure:"services"`        // first components of service principals; pop and pop3 when empty
 	Hosts          []string      `mapstructure:"hosts"`           // second components; any that the keytab has a key for when empty
 	ClockSkew      time.Duration `mapstructure:"clock_skew"`      // allowed difference to the client's clock

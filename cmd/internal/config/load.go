@@ -282,12 +282,12 @@ func (c *Config) resolve() {
 	}
 	for i := range c.Verifiers {
 		v := &c.Verifiers[i]
-		fix(&v.Users, &v.Digests, &v.DigestsKey, &v.Map, &v.List, &v.CA, &v.Cert, &v.Key, &v.BindPassword, &v.BindKeytab, &v.BindKrb5Conf, &v.KeyCache, &v.ClientSecret)
+		fix(&v.Users, &v.Digests, &v.DigestsKey, &v.Map, &v.List, &v.CA, &v.Cert, &v.Key, &v.BindPassword, &v.BindKeytab, &v.BindKrb5Conf, &v.KeyCache, &v.ClientSecret, &v.Socket)
 		if !oidc.IsURL(v.Keys) {
 			fix(&v.Keys)
 		}
 	}
-	fix(&c.Kerberos.Keytab, &c.SCRAM.SaltKey, &c.Maildrops.Root)
+	fix(&c.Kerberos.Keytab, &c.SCRAM.SaltKey, &c.Maildrops.Root, &c.Auth.Socket)
 	if c.Kerberos.ReplayCache != ReplayMemory {
 		fix(&c.Kerberos.ReplayCache)
 	}

@@ -217,8 +217,8 @@ func (p *problems) rule(at string, x Policy, r Rule) {
 	for i, user := range r.Users {
 		p.login(fmt.Sprintf("%s.users[%d]", at, i), user)
 	}
-	if chain, ok := p.c.chain(x.Chain); ok && len(r.Groups) > 0 && !p.c.judges(chain, byGroup) {
-		p.add(at+".groups", "no step of chain %q knows groups; add a verifier of %s", x.Chain, byGroup.what)
+	if chain, ok := p.c.chain(x.Chain); ok && len(r.Groups) > 0 && !p.c.findsGroups(chain) {
+		p.add(at+".groups", "no step of chain %q knows groups; add a verifier of %s, or users to what a remote one judges", x.Chain, byGroup.what)
 	}
 	p.ruleTicket(at, x, r)
 	for i, s := range r.Times {

@@ -91,7 +91,9 @@ func mechanismNames() []string {
 
 func (c *Config) validate() error {
 	p := &problems{c: c}
-	if len(c.Listeners) == 0 {
+	if c.IsHelper() {
+		p.helper()
+	} else if len(c.Listeners) == 0 {
 		p.add("listeners", "nothing to listen on; name at least one listener")
 	}
 	unique(p, "listeners", c.Listeners, func(l Listener) string { return l.Name })
@@ -326,13 +328,13 @@ func (p *problems) policy(at string, x Policy) {
 			p.add(key, "%s is offered twice", name)
 		case name == "EXTERNAL" && !slices.ContainsFunc(p.c.policyListeners(x.Name), func(l Listener) bool { return l.ClientCA != "" }):
 			p.add(key, "EXTERNAL needs a client certificate, and no listener of policy %q asks for one; set client_ca in a listener", x.Name)
-		case m.kerberos && p.c.Kerberos.Keytab == "":
+		case m.kerberos && !p.c.Kerberos.Enabled():
 			p.add(key, "%s needs a keytab; set kerberos.keytab", name)
 		case m.bound && p.c.SCRAM.ChannelBinding == "off":
 			p.add(key, "%s is channel binding, which scram.channel_binding: off forbids; take one of them out", name)
 		case m.scram && !m.bound && p.c.SCRAM.ChannelBinding == "require":
 			p.add(key, "%s lets nobody in, as scram.channel_binding: require wants %s-PLUS; offer that instead", name, name)
-		case ok && !p.c.judges(chain, m.judge):
+		case ok && !p.c.judges(chain, m):
 			p.add(key, "no step of chain %q can judge %s; add a verifier of %s", chain.Name, name, m.judge.what)
 		}
 	}
@@ -355,10 +357,17 @@ func (p *problems) policy(at string, x Policy) {
 	}
 }
 
-// judges reports whether a chain has a step that can judge.
-func (c *Config) judges(x Chain, j judge) bool {
+// findsGroups reports whether a chain has a step that knows the groups of users.
+func (c *Config) findsGroups(x Chain) bool {
 	return slices.ContainsFunc(x.Steps, func(s Step) bool {
-		return slices.ContainsFunc(c.Verifiers, func(v Verifier) bool { return v.Name == s.Use && j.is(v) })
+		return slices.ContainsFunc(c.Verifiers, func(v Verifier) bool { return v.Name == s.Use && (byGroup.is(v) || v.asks(judgesUsers)) })
+	})
+}
+
+// judges reports whether a chain has a step that can judge a mechanism.
+func (c *Config) judges(x Chain, m mechanism) bool {
+	return slices.ContainsFunc(x.Steps, func(s Step) bool {
+		return slices.ContainsFunc(c.Verifiers, func(v Verifier) bool { return v.Name == s.Use && (m.judge.is(v) || v.asks(remoteProofs[m.name])) })
 	})
 }
 
@@ -372,7 +381,7 @@ func (c *Config) chain(name string) (Chain, bool) {
 }
 
 func (p *problems) chain(at string, x Chain) {
-	if !slices.ContainsFunc(p.c.Policies, func(y Policy) bool { return y.Chain == x.Name }) {
+	if x.Name != p.c.Auth.Chain && !slices.ContainsFunc(p.c.Policies, func(y Policy) bool { return y.Chain == x.Name }) {
 		p.add(at, "no policy uses chain %q; remove it or name it in a policy", x.Name)
 	}
 	if len(x.Steps) == 0 {
@@ -401,7 +410,11 @@ func (p *problems) guard(at string, s Step, v Verifier, x Chain) {
 	}
 	for _, other := range x.Steps {
 		i := slices.IndexFunc(p.c.Verifiers, func(v Verifier) bool { return v.Name == other.Use })
-		if i >= 0 && !p.c.Verifiers[i].isGuard() && !p.c.Verifiers[i].knowsGroups() {
+		switch {
+		case i < 0 || p.c.Verifiers[i].isGuard() || p.c.Verifiers[i].knowsGroups():
+		case p.c.Verifiers[i].Type == VerifierRemote:
+			p.add(at, "a list with groups belongs into the file of the helper that %q asks, where it is known who knows groups", other.Use)
+		default:
 			p.add(at, "verifier %q knows no groups, so that %q could not tell who is on its list; "+
 				"use one of %s, or another chain", other.Use, v.Name, byGroup.what)
 		}
@@ -421,7 +434,8 @@ func (p *problems) verifier(at string, v Verifier) {
 	used := slices.ContainsFunc(p.c.Chains, func(x Chain) bool {
 		return slices.ContainsFunc(x.Steps, func(s Step) bool { return s.Use == v.Name })
 	})
-	if !used {
+	p.cached(at, v)
+	if !used && v.Name != p.c.Kerberos.Remote {
 		p.add(at, "no chain uses verifier %q; remove it or name it in a step", v.Name)
 	}
 	takes, known := verifierKeys[v.Type]
@@ -468,6 +482,8 @@ func (p *problems) verifier(at string, v Verifier) {
 		}
 	case VerifierOIDC:
 		p.oidc(at, &v)
+	case VerifierRemote:
+		p.remote(at, v)
 	case VerifierKrb5pw:
 		p.krb5pw(at, v)
 	case VerifierCheckpassword:
@@ -492,17 +508,19 @@ func (p *problems) verifier(at string, v Verifier) {
 var verifierKeys = map[string][]string{
 	VerifierAllow: {"list", "groups", "networks"},
 	VerifierDeny:  {"list", "groups", "networks"},
-	VerifierFile:  {"users", "digests", "digests_key", "rehash"},
+	VerifierFile:  {"users", "digests", "digests_key", "rehash", "cache", "cache_refused", "cache_entries"},
 	VerifierLDAP: {
 		"urls", "ca", "cert", "key", "timeout", "retry", "connections", "bind", "bind_dn", "bind_password",
 		"bind_principal", "bind_keytab", "bind_krb5_conf",
 		"dn", "base", "filter", "principal_filter", "fold_case", "attributes", "group_base", "group_filter",
+		"cache", "cache_refused", "cache_entries",
 	},
 	VerifierPrincipal:     {"local_realms", "map", "k5login", "rules", "rule_realms", "mail_domains", "fold_case"},
 	VerifierOIDC:          oidcKeys(),
-	VerifierKrb5pw:        {"realm", "kdcs", "service", "mail_domains", "domain", "fold_case"},
-	VerifierCheckpassword: {"program", "args", "at_once"},
+	VerifierKrb5pw:        {"realm", "kdcs", "service", "mail_domains", "domain", "fold_case", "cache", "cache_refused", "cache_entries"},
+	VerifierCheckpassword: {"program", "args", "at_once", "cache", "cache_refused", "cache_entries"},
 	VerifierCertificate:   {"map", "certificate_rules"},
+	VerifierRemote:        {"socket", "judges"}, // a cache is for the helper, which knows when its files change
 }
 
 func verifierTypes() []string { return slices.Sorted(maps.Keys(verifierKeys)) }
@@ -586,7 +604,8 @@ func (p *problems) kerberos(k Kerberos) {
 	if k.Keytab != "" && k.ReplayCache == "" {
 		p.add("kerberos.replay_cache", "missing; name a file that outlives a restart, or write memory")
 	}
-	if k.Keytab == "" && slices.ContainsFunc(p.c.Listeners, Listener.KPOP) {
+	p.kerberosRemote(k)
+	if !k.Enabled() && slices.ContainsFunc(p.c.Listeners, Listener.KPOP) {
 		p.add("kerberos.keytab", "missing; a kpop listener needs the service's keytab")
 	}
 }
@@ -670,7 +689,9 @@ func (p *problems) rest() {
 	}
 	p.oneOf("gssapi.channel_binding", c.GSSAPI.ChannelBinding, "off", "allow", "require")
 	p.oneOf("maildrops.type", c.Maildrops.Type, StoreMaildir)
-	p.need("maildrops.root", c.Maildrops.Root, "the directory that holds the maildrops")
+	if !c.IsHelper() {
+		p.need("maildrops.root", c.Maildrops.Root, "the directory that holds the maildrops")
+	}
 	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	p.oneOf("log.format", c.Log.Format, "text", "json")
 }
@@ -762,6 +783,6 @@ func (c *Config) StepsFor(x Policy, mech string) []Step {
 	chain, _ := c.chain(x.Chain)
 	m, _ := mechanismNamed(mech)
 	return slices.DeleteFunc(slices.Clone(chain.Steps), func(s Step) bool {
-		return !c.judges(Chain{Steps: []Step{s}}, m.judge)
+		return !c.judges(Chain{Steps: []Step{s}}, m)
 	})
 }

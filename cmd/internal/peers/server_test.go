@@ -27,6 +27,8 @@ type server struct {
 	cmd       *exec.Cmd
 	authority *certs.Authority
 
+	killed bool // by the test
+
 	mu    sync.Mutex // guards what follows
 	log   strings.Builder
 	more  chan struct{}     // closed when the log grows
@@ -96,10 +98,7 @@ func startWith(t *testing.T, keytab, configuration string) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &server{
-		dir: t.TempDir(), more: make(chan struct{}), doors: map[string]string{},
-		ready: make(chan struct{}), reloaded: make(chan bool, 1), ended: make(chan struct{}),
-	}
+	s := newServer(t.TempDir())
 	s.write(t, "kpopd.yaml", configuration)
 	s.write(t, "users", users)
 	s.write(t, "digests", digests)
@@ -115,8 +114,25 @@ func startWith(t *testing.T, keytab, configuration string) *server {
 	}
 	s.write(t, "keytab", string(key))
 
+	s.launch(t, bin, "serve", nil)
+	return s
+}
+
+// newServer is one that does not run yet.
+func newServer(dir string) *server {
+	return &server{
+		dir: dir, more: make(chan struct{}), doors: map[string]string{},
+		ready: make(chan struct{}), reloaded: make(chan bool, 1), ended: make(chan struct{}),
+	}
+}
+
+// launch runs a command of kpopd on the configuration in s.dir until the test
+// ends, under another uid where one is given.
+func (s *server) launch(t *testing.T, bin, command string, uid *syscall.Credential) {
+	t.Helper()
 	// not t.Context(): the server must end by itself, by a signal
-	s.cmd = group(context.Background(), bin, "serve", "-c", filepath.Join(s.dir, "kpopd.yaml"))
+	s.cmd = group(context.Background(), bin, command, "-c", filepath.Join(s.dir, "kpopd.yaml"))
+	s.cmd.SysProcAttr.Credential = uid
 	s.cmd.Env = []string{"HOME=" + s.dir, "PATH=" + os.Getenv("PATH")}
 	stderr, err := s.cmd.StderrPipe()
 	if err != nil {
@@ -134,7 +150,6 @@ func startWith(t *testing.T, keytab, configuration string) *server {
 	case <-time.After(patience):
 		t.Fatal("kpopd is not ready in time")
 	}
-	return s
 }
 
 // makeKeys has new keys seal what of the digests is readable, and make salts.
@@ -180,6 +195,9 @@ var listening = regexp.MustCompile(` msg=listening listener=(\S+) address=(\S+)`
 
 func (s *server) stop(t *testing.T) {
 	t.Helper()
+	if s.killed {
+		return
+	}
 	s.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-s.ended:
@@ -197,6 +215,17 @@ func (s *server) stop(t *testing.T) {
 	if t.Failed() {
 		t.Logf("kpopd said:\n%.20000s", s.said())
 	}
+}
+
+// kill ends it as a crash would.
+func (s *server) kill(t *testing.T) {
+	t.Helper()
+	s.killed = true
+	if err := s.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-s.ended
+	_ = s.cmd.Wait() // it was killed
 }
 
 // reload has kpopd take a new configuration.

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kpopd/kpopd/cmd/internal/app"
+)
+
+func newAuth() *cobra.Command {
+	var file string
+	c := &cobra.Command{
+		Use:   "auth -c FILE",
+		Short: "Judge logins for kpopd serve",
+		Long: `Judge logins for a kpopd serve that runs under another uid, over a unix socket,
+in the foreground. Keytab, password hashes and secrets are then files that the
+process which talks to strangers cannot read. The log goes to standard error.
+
+SIGHUP   reads the configuration, keytab and users files again. What is wrong is
+         logged, and the old configuration stays.
+SIGTERM  (or SIGINT) ends it. Logins that wait for an answer hear "try later".`,
+		Example: "  kpopd auth -c /etc/kpopd-auth/auth.yaml",
+		Args:    checked(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := required(c, "config"); err != nil {
+				return err
+			}
+			return auth(c.Context(), file, c.ErrOrStderr())
+		},
+	}
+	c.Flags().StringVarP(&file, "config", "c", "", "configuration `FILE`")
+	return c
+}
+
+func auth(ctx context.Context, file string, log io.Writer) error {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT)
+	defer signal.Stop(signals)
+	h, err := app.StartHelper(ctx, file, log)
+	if err != nil {
+		return err
+	}
+	for sig := range signals {
+		if sig != syscall.SIGHUP {
+			break
+		}
+		_ = h.Reload() // it has logged what is wrong
+	}
+	h.Shutdown()
+	return nil
+}
