@@ -1,6 +1,7 @@
 package oidc
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -75,7 +76,7 @@ func (c claims) isTrue(name string) bool {
 }
 
 // judge decides whether what the issuer says of a token lets login in.
-func (v *Verifier) judge(c claims, login string, now time.Time) (*authn.Identity, error) {
+func (v *Verifier) judge(ctx context.Context, c claims, login string, now time.Time) (*authn.Identity, error) {
 	expires, err := v.inTime(c, now)
 	if err != nil {
 		return nil, err
@@ -92,7 +93,7 @@ func (v *Verifier) judge(c claims, login string, now time.Time) (*authn.Identity
 	if err != nil {
 		return nil, v.fail(authn.UnknownUser, fmt.Errorf("%s %s: %w", v.o.User, shown(name), err))
 	}
-	if login != "" && !v.means(login, user) {
+	if login != "" && !v.means(login, user) && !authn.SameLogin(ctx, login, user) {
 		return nil, v.fail(authn.Denied, fmt.Errorf("the token of %s is not good for %s", user, shown(login)))
 	}
 	id := &authn.Identity{User: user, Expires: expires}

@@ -196,7 +196,7 @@ func (v *Verifier) VerifyToken(ctx context.Context, r *authn.TokenRequest) (*aut
 	if err != nil {
 		return nil, err
 	}
-	id, err := v.judge(c, r.Login, time.Now())
+	id, err := v.judge(ctx, c, r.Login, time.Now())
 	if err != nil {
 		return nil, err
 	}

@@ -219,6 +219,22 @@ func TestRule164Claims(t *testing.T) {
 	}
 }
 
+// A login comes in the spelling that the site's names give it, a claim in the
+// issuer's: who asks for himself in either is himself.
+func TestNamesOfTheSite(t *testing.T) {
+	t.Parallel()
+	v, key := open(t, options(t, nil)), keyOf()["EdDSA"]
+	token := key.Sign(oidctest.Claims(issuer, map[string]any{"preferred_username": "Alice"}))
+	ctx := authn.WithPolicy(t.Context(), &authn.Policy{Names: &authn.Names{FoldCase: true}})
+	if id, err := verify(ctx, v, "alice", token); err != nil || id.User != "Alice" {
+		t.Errorf("got %+v, %v", id, err)
+	}
+	id, err := verify(ctx, v, "bob", token)
+	wantKind(t, id, err, authn.Denied)
+	id, err = verify(t.Context(), v, "alice", token)
+	wantKind(t, id, err, authn.Denied)
+}
+
 func TestRule164IssuerAndEnd(t *testing.T) {
 	t.Parallel()
 	i := oidctest.Start(t)
