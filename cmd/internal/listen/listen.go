@@ -45,6 +45,7 @@ type Listener struct {
 	socket net.Listener
 	spare  *os.File
 	wg     sync.WaitGroup // the accept loop
+	closed atomic.Bool
 }
 
 // Bind opens the socket at address. Clients that have gone without a word are
@@ -72,7 +73,17 @@ func (l *Listener) Start(ctx context.Context) {
 }
 
 // Close closes the socket and waits for the accept loop. Connections stay.
+//
+// A child that is being started holds a copy of the socket until it executes
+// its program: without the shutdown the address would stay taken, and clients
+// would connect to nobody, for as long as that lasts.
 func (l *Listener) Close() error {
+	l.closed.Store(true)
+	if s, ok := l.socket.(syscall.Conn); ok {
+		if raw, err := s.SyscallConn(); err == nil {
+			raw.Control(func(fd uintptr) { syscall.Shutdown(int(fd), syscall.SHUT_RD) })
+		}
+	}
 	err := l.socket.Close()
 	l.wg.Wait()
 	if l.spare != nil {
@@ -89,7 +100,7 @@ func (l *Listener) accept(ctx context.Context) {
 		case err == nil:
 			pause = firstPause
 			l.admit(ctx, c)
-		case errors.Is(err, net.ErrClosed), ctx.Err() != nil:
+		case l.closed.Load(), errors.Is(err, net.ErrClosed), ctx.Err() != nil:
 			return
 		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
 			l.shed()

@@ -204,6 +204,29 @@ func TestCloseKeepsConnections(t *testing.T) {
 	<-s.Gate.Empty()
 }
 
+// A child that has not yet executed its program has a copy of the socket.
+func TestCloseThoughSomeoneHasACopy(t *testing.T) {
+	t.Parallel()
+	s := start(t, Limits{}, greet)
+	held, err := s.socket.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	s.Listener.Close()
+	if _, err := net.Dial("tcp", s.Addr().String()); err == nil {
+		t.Error("still listening")
+	}
+	again, err := net.Listen("tcp", s.Addr().String())
+	if err != nil {
+		t.Fatalf("the address is not free: %v", err)
+	}
+	again.Close()
+	if s.log.String() != "" {
+		t.Errorf("the log says %s", s.log)
+	}
+}
+
 // An address is one IPv4 address or one IPv6 /64.
 func TestNetwork(t *testing.T) {
 	t.Parallel()
