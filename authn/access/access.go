@@ -23,11 +23,11 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 
 	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/authn/sitefile"
 )
 
 // maxFile is the size of the largest list of logins, in octets.
@@ -56,7 +56,7 @@ func Open(name string, o Options) (*List, error) {
 	if o.Users == "" {
 		return l, nil
 	}
-	text, err := read(o.Users)
+	text, err := sitefile.Read(o.Users, maxFile, sitefile.OthersWritable)
 	if err != nil {
 		return nil, err
 	}
@@ -146,18 +146,4 @@ func (l *List) parse(text []byte) (map[string]bool, error) {
 		users[l.key(login)] = true
 	}
 	return users, errors.Join(errs...)
-}
-
-// read refuses a file that others write.
-func read(path string) ([]byte, error) {
-	st, err := os.Stat(path)
-	switch {
-	case err != nil:
-		return nil, err
-	case !st.Mode().IsRegular() || st.Size() > maxFile:
-		return nil, fmt.Errorf("%s: not a regular file of at most %d octets", path, maxFile)
-	case st.Mode()&0o022 != 0:
-		return nil, fmt.Errorf("%s: mode %04o lets others write it: chmod %04o it", path, st.Mode().Perm(), st.Mode().Perm()&^0o022)
-	}
-	return os.ReadFile(path)
 }

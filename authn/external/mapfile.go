@@ -5,14 +5,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strings"
 	"unicode/utf8"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/authn/sitefile"
 )
 
 const (
@@ -25,26 +22,9 @@ func load(path string) (map[string]string, error) {
 	if path == "" {
 		return nil, nil
 	}
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // nobody is waited for, should it be a FIFO
+	b, err := sitefile.Read(path, maxMap, sitefile.OthersWritable)
 	if err != nil {
 		return nil, err
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	switch {
-	case err != nil:
-		return nil, err
-	case !st.Mode().IsRegular():
-		return nil, fmt.Errorf("%s: not a regular file", path)
-	case st.Mode()&0o022 != 0:
-		return nil, fmt.Errorf("%s: mode %04o lets others write it: chmod %04o it", path, st.Mode().Perm(), st.Mode().Perm()&^0o022)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxMap+1))
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", path, err)
-	}
-	if len(b) > maxMap {
-		return nil, fmt.Errorf("%s: larger than %d octets", path, maxMap)
 	}
 	return parseMap(path, b)
 }
@@ -85,7 +65,7 @@ func parseLine(s string) (key, login string, err error) {
 	if !utf8.ValidString(s) {
 		return "", "", errors.New("no UTF-8")
 	}
-	word, rest, err := cutWord(s)
+	word, rest, err := sitefile.Word(s) // with backslashes, as RFC 4514 has them in names
 	if err != nil {
 		return "", "", err
 	}
@@ -100,30 +80,6 @@ func parseLine(s string) (key, login string, err error) {
 		return "", "", fmt.Errorf("%q is no login", strings.TrimSpace(rest))
 	}
 	return key, login, nil
-}
-
-// cutWord cuts the first word off s, which may stand in double quotes when it
-// has blanks. A backslash, as RFC 4514 has it in names, takes the next octet
-// with it.
-func cutWord(s string) (word, rest string, err error) {
-	quoted := s[0] == '"'
-	if quoted {
-		s = s[1:]
-	}
-	for i := 0; i < len(s); i++ {
-		switch c := s[i]; {
-		case c == '\\':
-			i++
-		case quoted && c == '"':
-			return s[:i], s[i+1:], nil
-		case !quoted && (c == ' ' || c == '\t'):
-			return s[:i], s[i:], nil
-		}
-	}
-	if quoted {
-		return "", "", errors.New("no quote at the end of the name")
-	}
-	return s, "", nil
 }
 
 func parseKey(word string) (string, error) {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/kpopd/kpopd/authn"
 	"github.com/kpopd/kpopd/authn/scram"
+	"github.com/kpopd/kpopd/authn/sitefile"
 )
 
 var (
@@ -31,7 +32,7 @@ type secrets struct {
 }
 
 func loadDigests(path, keyPath string) (*secrets, error) {
-	b, err := read(path, 0o077, "others use its secrets")
+	b, err := sitefile.Read(path, maxFile, sitefile.OthersUsable)
 	if err != nil {
 		return nil, err
 	}
@@ -222,7 +223,7 @@ type Secret struct {
 // Secrets lists whose secrets the digests file at path has, in its order. It
 // needs no key.
 func Secrets(path string) ([]Secret, error) {
-	b, err := read(path, 0o077, "others use its secrets")
+	b, err := sitefile.Read(path, maxFile, sitefile.OthersUsable)
 	if err != nil {
 		return nil, err
 	}

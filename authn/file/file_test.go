@@ -289,7 +289,7 @@ func TestModes(t *testing.T) {
 		{0o600, 0o400, ""},
 		{0o664, 0o600, "users: mode 0664 lets others write it: chmod 0644 it"},
 		{0o646, 0o600, "chmod 0644"},
-		{0o644, 0o640, "digests: mode 0640 lets others use its secrets: chmod 0600 it"},
+		{0o644, 0o640, "digests: mode 0640 lets others use it: chmod 0600 it"},
 		{0o644, 0o604, "chmod 0600"},
 	} {
 		_, err := Open("f", Options{Users: write(t, "users", "a:*", tt.users), Digests: write(t, "digests", "a:APOP:s", tt.digests)})

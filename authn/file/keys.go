@@ -17,6 +17,7 @@ import (
 	"strings"
 
 	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/authn/sitefile"
 )
 
 const (
@@ -52,7 +53,7 @@ type sealingKey struct {
 // OpenKeys reads a key file: a path, or credential: and the name of a systemd
 // credential.
 func OpenKeys(path string) (*Keys, error) {
-	forbidden := os.FileMode(0o077)
+	bar := sitefile.OthersUsable
 	if name, ok := strings.CutPrefix(path, credentialPrefix); ok {
 		dir := os.Getenv("CREDENTIALS_DIRECTORY")
 		if dir == "" || name == "" || strings.Contains(name, "/") {
@@ -60,9 +61,9 @@ func OpenKeys(path string) (*Keys, error) {
 		}
 		// systemd makes the directory the service's own; the mask of an access
 		// list shows as the group's bits
-		path, forbidden = filepath.Join(dir, name), 0o037
+		path, bar = filepath.Join(dir, name), sitefile.MaskUsable
 	}
-	b, err := read(path, forbidden, "others use its keys")
+	b, err := sitefile.Read(path, maxFile, bar)
 	if err != nil {
 		return nil, err
 	}

@@ -73,7 +73,7 @@ func TestKeyFile(t *testing.T) {
 		{"short", "AAAA\n", 0o600, "k:1: a line is a key of 32 octets"},
 		{"no base64", keyA + "\n" + strings.Replace(keyA, "=", "*", 1), 0o600, "k:2: a line is a key"},
 		{"twice", keyA + "\n" + keyA, 0o600, "k:2: the key is there already"},
-		{"readable by others", keyA, 0o640, "mode 0640 lets others use its keys: chmod 0600 it"},
+		{"readable by others", keyA, 0o640, "mode 0640 lets others use it: chmod 0600 it"},
 	} {
 		_, err := OpenKeys(write(t, "k", tt.content, tt.mode))
 		if (err == nil) != (tt.want == "") || err != nil && (!strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "AAAA")) {

@@ -4,11 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
-	"os"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/kpopd/kpopd/authn"
 )
@@ -19,34 +15,6 @@ const (
 	maxLine   = 8 << 10  // octets
 	maxErrors = 20       // told at once
 )
-
-// read returns the content of a regular file none of whose permission bits is
-// in forbidden.
-func read(path string, forbidden os.FileMode, why string) (_ []byte, err error) {
-	// a FIFO must not make a reload wait
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	switch {
-	case err != nil:
-		return nil, err
-	case !st.Mode().IsRegular():
-		return nil, fmt.Errorf("%s: not a regular file", path)
-	case st.Mode()&forbidden != 0:
-		return nil, fmt.Errorf("%s: mode %04o lets %s: chmod %04o it", path, st.Mode().Perm(), why, st.Mode().Perm()&^forbidden)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", path, err)
-	}
-	if len(b) > maxFile {
-		return nil, fmt.Errorf("%s: larger than %d octets", path, maxFile)
-	}
-	return b, nil
-}
 
 // lines yields the lines that are neither empty nor comments, with their
 // numbers from 1 on and without line ends.

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/authn/sitefile"
 )
 
 // strength orders kinds of hashes, by their prefix or scheme; those of one
@@ -179,7 +180,7 @@ func swapHash(path, login, old, hash string) error {
 
 // hashField is the second field of a login's line.
 func hashField(path, login string) (string, error) {
-	b, err := read(path, 0o022, "others write it")
+	b, err := sitefile.Read(path, maxFile, sitefile.OthersWritable)
 	if err != nil {
 		return "", err
 	}

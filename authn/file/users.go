@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/authn/sitefile"
 )
 
 type user struct {
@@ -54,7 +55,7 @@ func (us *users) dummy(login string) matcher {
 }
 
 func loadUsers(path string) (*users, error) {
-	b, err := read(path, 0o022, "others write it")
+	b, err := sitefile.Read(path, maxFile, sitefile.OthersWritable)
 	if err != nil {
 		return nil, err
 	}
@@ -212,7 +213,7 @@ type Hash struct {
 
 // Hashes lists the logins of the users file at path, in its order.
 func Hashes(path string) ([]Hash, error) {
-	b, err := read(path, 0o022, "others write it")
+	b, err := sitefile.Read(path, maxFile, sitefile.OthersWritable)
 	if err != nil {
 		return nil, err
 	}

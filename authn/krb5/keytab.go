@@ -3,7 +3,6 @@ package krb5
 import (
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"slices"
@@ -13,7 +12,8 @@ import (
 	"time"
 
 	"github.com/jcmturner/gokrb5/v8/keytab"
-	"golang.org/x/sys/unix"
+
+	"github.com/kpopd/kpopd/authn/sitefile"
 )
 
 const (
@@ -70,21 +70,7 @@ func (k *Keytab) Reload() error {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	f, err := os.OpenFile(k.path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO would wait for a writer
-	if err != nil {
-		return fmt.Errorf("keytab: %w", err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	switch {
-	case err != nil:
-		return fmt.Errorf("keytab: %w", err)
-	case !info.Mode().IsRegular():
-		return fmt.Errorf("keytab %s: not a regular file", k.path)
-	case info.Mode().Perm()&0o007 != 0:
-		return fmt.Errorf("keytab %s: open to everybody (mode %04o): chmod 600 it", k.path, info.Mode().Perm())
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxKeytab+1))
+	b, info, err := sitefile.ReadInfo(k.path, maxKeytab, sitefile.WorldUsable)
 	if err != nil {
 		return fmt.Errorf("keytab: %w", err)
 	}

@@ -7,13 +7,13 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/go-ldap/ldap/v3"
 
 	"github.com/kpopd/kpopd/authn/gssapi"
 	"github.com/kpopd/kpopd/authn/krb5"
+	"github.com/kpopd/kpopd/authn/sitefile"
 )
 
 // defaultKrb5Conf is where MIT's and Heimdal's libraries look.
@@ -36,7 +36,7 @@ func newKerberos(o *Options) (*kerberos, error) {
 	if path == "" {
 		path = defaultKrb5Conf
 	}
-	conf, err := os.ReadFile(path)
+	conf, err := sitefile.Read(path, maxKrb5Conf, sitefile.WorldWritable)
 	if err != nil {
 		return nil, &OptionError{"bind_krb5_conf", err}
 	}

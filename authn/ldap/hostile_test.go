@@ -492,7 +492,7 @@ func TestPasswordFile(t *testing.T) {
 		"missing":                 "",
 		"no such file":            "/nonexistent",
 		"not a regular file":      t.TempDir(),
-		"at most 4096 octets":     write(strings.Repeat("x", maxPasswordFile+1), 0o600),
+		"larger than 4096 octets": write(strings.Repeat("x", maxPasswordFile+1), 0o600),
 		"the first line is empty": write("\npw", 0o600),
 		"chmod 0600 it":           write("pw", 0o640),
 	} {

@@ -9,19 +9,21 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"slices"
 	"strings"
 
 	"github.com/go-ldap/ldap/v3"
 
 	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/authn/sitefile"
 )
 
 // Sizes of the largest files, in octets.
 const (
 	maxPasswordFile = 4 << 10
 	maxKeytab       = 1 << 20
+	maxPEM          = 4 << 20
+	maxKrb5Conf     = 1 << 20
 )
 
 // OptionError is an option that cannot work.
@@ -144,7 +146,7 @@ func (u *users) attributes() []string {
 func tlsConfig(o *Options) (*tls.Config, error) {
 	c := &tls.Config{MinVersion: tls.VersionTLS12}
 	if o.CA != "" {
-		pem, err := os.ReadFile(o.CA)
+		pem, err := sitefile.Read(o.CA, maxPEM, sitefile.WorldWritable)
 		if err != nil {
 			return nil, &OptionError{"ca", err}
 		}
@@ -160,13 +162,30 @@ func tlsConfig(o *Options) (*tls.Config, error) {
 	case o.Key == "":
 		return nil, &OptionError{"key", errors.New("missing; name the key of the certificate")}
 	default:
-		pair, err := tls.LoadX509KeyPair(o.Cert, o.Key)
+		pair, err := keyPair(o.Cert, o.Key)
 		if err != nil {
-			return nil, &OptionError{"cert", err}
+			return nil, err
 		}
 		c.Certificates = []tls.Certificate{pair}
 	}
 	return c, nil
+}
+
+func keyPair(cert, key string) (tls.Certificate, error) {
+	certPEM, err := sitefile.Read(cert, maxPEM, sitefile.WorldWritable)
+	if err != nil {
+		return tls.Certificate{}, &OptionError{"cert", err}
+	}
+	keyPEM, err := sitefile.Read(key, maxPEM, sitefile.WorldUsable)
+	if err != nil {
+		return tls.Certificate{}, &OptionError{"key", err}
+	}
+	defer clear(keyPEM)
+	pair, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		return tls.Certificate{}, &OptionError{"cert", err}
+	}
+	return pair, nil
 }
 
 // bindFunc is the verifier's own bind.
@@ -229,14 +248,5 @@ func readSecret(path string, limit int64) ([]byte, error) {
 	if path == "" {
 		return nil, errors.New("missing; name the file that has it")
 	}
-	st, err := os.Stat(path)
-	switch {
-	case err != nil:
-		return nil, err
-	case !st.Mode().IsRegular() || st.Size() > limit:
-		return nil, fmt.Errorf("%s: not a regular file of at most %d octets", path, limit)
-	case st.Mode()&0o077 != 0:
-		return nil, fmt.Errorf("%s: mode %04o lets others use it: chmod %04o it", path, st.Mode().Perm(), st.Mode().Perm()&^0o077)
-	}
-	return os.ReadFile(path)
+	return sitefile.Read(path, limit, sitefile.OthersUsable)
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/authn/sitefile"
 )
 
 const (
@@ -36,7 +37,7 @@ func newIntrospector(o Options, web *web) (*introspector, error) {
 		// "the authorization server MUST require some form of authorization" (section 2.1)
 		return nil, errors.New("introspection needs a client id and a file with its secret")
 	}
-	secret, err := readFile(o.ClientSecret, 0o007, "everybody use it", maxSecret)
+	secret, err := sitefile.Read(o.ClientSecret, maxSecret, sitefile.WorldUsable)
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/authn/sitefile"
 )
 
 // Ages of a key set.
@@ -46,7 +47,7 @@ func newKeyring(name string, o Options, web *web) (*keyring, error) {
 	r := &keyring{source: o.Keys, timeout: o.Timeout, log: o.Log.With("verifier", name, "source", o.Keys)}
 	if !IsURL(o.Keys) {
 		r.renew = renewFile
-		r.load = func(context.Context) ([]byte, error) { return readFile(o.Keys, 0o002, "everybody write it", maxKeySet) }
+		r.load = func(context.Context) ([]byte, error) { return sitefile.Read(o.Keys, maxKeySet, sitefile.WorldWritable) }
 		r.ask()
 		return r, r.err
 	}
@@ -153,7 +154,7 @@ type kept struct {
 
 // recall takes the keys of the cache. One that is damaged is as good as none.
 func (r *keyring) recall() {
-	b, err := readFile(r.cache, 0o022, "others write it", 2*maxKeySet)
+	b, err := sitefile.Read(r.cache, 2*maxKeySet, sitefile.OthersWritable)
 	if errors.Is(err, os.ErrNotExist) {
 		return
 	}

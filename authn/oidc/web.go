@@ -8,10 +8,9 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/kpopd/kpopd/authn/sitefile"
 )
 
 const (
@@ -28,7 +27,7 @@ type web struct{ http.Client }
 func newWeb(ca string, timeout time.Duration) (*web, error) {
 	c := &tls.Config{MinVersion: tls.VersionTLS12}
 	if ca != "" {
-		b, err := readFile(ca, 0o002, "everybody write it", maxPEM)
+		b, err := sitefile.Read(ca, maxPEM, sitefile.WorldWritable)
 		if err != nil {
 			return nil, err
 		}
@@ -78,30 +77,6 @@ func readAll(r io.Reader, limit int64) ([]byte, error) {
 		return nil, err
 	case int64(len(b)) > limit:
 		return nil, fmt.Errorf("more than %d octets", limit)
-	}
-	return b, nil
-}
-
-// readFile returns the content of a regular file none of whose permission bits is
-// in forbidden.
-func readFile(path string, forbidden os.FileMode, why string, limit int64) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO must not make us wait
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	switch {
-	case err != nil:
-		return nil, err
-	case !st.Mode().IsRegular():
-		return nil, fmt.Errorf("%s: not a regular file", path)
-	case st.Mode()&forbidden != 0:
-		return nil, fmt.Errorf("%s: mode %04o lets %s: chmod %04o it", path, st.Mode().Perm(), why, st.Mode().Perm()&^forbidden)
-	}
-	b, err := readAll(f, limit)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
 	return b, nil
 }

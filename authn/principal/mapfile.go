@@ -4,15 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"slices"
 	"strings"
 	"unicode/utf8"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/authn/sitefile"
 )
 
 const (
@@ -24,26 +21,9 @@ func (m *Mapper) load() (map[string][]string, error) {
 	if m.o.Map == "" {
 		return nil, nil
 	}
-	f, err := os.OpenFile(m.o.Map, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	b, err := sitefile.Read(m.o.Map, maxMap, sitefile.OthersWritable)
 	if err != nil {
 		return nil, err
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	switch {
-	case err != nil:
-		return nil, err
-	case !st.Mode().IsRegular():
-		return nil, fmt.Errorf("%s: not a regular file", m.o.Map)
-	case st.Mode()&0o022 != 0:
-		return nil, fmt.Errorf("%s: mode %04o lets others write it: chmod %04o it", m.o.Map, st.Mode().Perm(), st.Mode().Perm()&^0o022)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxMap+1))
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", m.o.Map, err)
-	}
-	if len(b) > maxMap {
-		return nil, fmt.Errorf("%s: larger than %d octets", m.o.Map, maxMap)
 	}
 	return m.parse(m.o.Map, b)
 }
@@ -75,7 +55,7 @@ func (m *Mapper) parse(path string, b []byte) (map[string][]string, error) {
 }
 
 func (m *Mapper) parseLine(s string) (*authn.Principal, []string, error) {
-	name, rest, err := word(s)
+	name, rest, err := sitefile.Word(s)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -100,29 +80,6 @@ func (m *Mapper) parseLine(s string) (*authn.Principal, []string, error) {
 		ls = append(ls, m.fold(login))
 	}
 	return p, ls, nil
-}
-
-// word cuts the first word off s, which may stand in double quotes when it has
-// blanks. A backslash takes the next octet with it.
-func word(s string) (w, rest string, err error) {
-	quoted := s[0] == '"'
-	if quoted {
-		s = s[1:]
-	}
-	for i := 0; i < len(s); i++ {
-		switch c := s[i]; {
-		case c == '\\':
-			i++
-		case quoted && c == '"':
-			return s[:i], s[i+1:], nil
-		case !quoted && (c == ' ' || c == '\t'):
-			return s[:i], s[i:], nil
-		}
-	}
-	if quoted {
-		return "", "", errors.New("no quote at the end of the principal")
-	}
-	return s, "", nil
 }
 
 // parsePrincipal reads a name as Kerberos writes it: a backslash makes the

@@ -21,29 +21,30 @@ const module = "github.com/kpopd/kpopd"
 // ends in "/..." covers a whole subtree; the longest entry that fits decides.
 var directions = map[string][]string{
 	"authn":               nil, // interfaces, errors and the chain stand on the standard library
-	"authn/access":        {"authn"},
+	"authn/access":        {"authn", "authn/sitefile"},
 	"authn/authntest":     {"authn"},
 	"authn/cache":         {"authn", "authn/scram"}, // passes on the shape of keys
 	"authn/checkpassword": {"authn"},
 	"authn/cram":          {"authn"},
-	"authn/external":      {"authn"},
-	"authn/file":          {"authn", "authn/scram"}, // the keys in a digests file
-	"authn/gssapi":        {"authn", "authn/krb5"},  // a GSSAPI token carries an AP-REQ
-	"authn/krb5":          {"authn"},
-	"authn/krb5pw":        {"authn", "authn/krb5"},                 // the exchange with the KDC
-	"authn/ldap":          {"authn", "authn/gssapi", "authn/krb5"}, // the verifier's own bind can be GSSAPI
-	"authn/ldap/ldaptest": {"krb5test"},                            // finds programs
+	"authn/external":      {"authn", "authn/sitefile"},
+	"authn/file":          {"authn", "authn/scram", "authn/sitefile"}, // the keys in a digests file
+	"authn/gssapi":        {"authn", "authn/krb5"},                    // a GSSAPI token carries an AP-REQ
+	"authn/krb5":          {"authn", "authn/sitefile"},
+	"authn/krb5pw":        {"authn", "authn/krb5"},                                   // the exchange with the KDC
+	"authn/ldap":          {"authn", "authn/gssapi", "authn/krb5", "authn/sitefile"}, // the verifier's own bind can be GSSAPI
+	"authn/ldap/ldaptest": {"krb5test"},                                              // finds programs
 	"authn/oauthbearer":   {"authn"},
-	"authn/oidc":          {"authn"},
+	"authn/oidc":          {"authn", "authn/sitefile"},
 	"authn/oidc/oidctest": nil, // for tests
 	"authn/plain":         {"authn"},
-	"authn/principal":     {"authn"},
+	"authn/principal":     {"authn", "authn/sitefile"},
 	"authn/remote":        {"authn", "authn/krb5"}, // tickets are taken in the helper
 	"authn/scram":         {"authn"},
+	"authn/sitefile":      nil,
 	"authn/throttle":      {"authn"},
 	"cmd/internal/app":    {"authn/...", "cmd/internal/...", "kpop", "maildrop/...", "pop3"},
-	"cmd/internal/certs":  {"authn"},                                                                                           // what a client certificate is worth
-	"cmd/internal/config": {"authn", "authn/cache", "authn/external", "authn/file", "authn/krb5", "authn/oidc", "authn/scram"}, // rules of policies and URLs, names of hashes, enctypes and algorithms, bounds
+	"cmd/internal/certs":  {"authn", "authn/sitefile"},                                                                                           // what a client certificate is worth
+	"cmd/internal/config": {"authn", "authn/cache", "authn/external", "authn/file", "authn/krb5", "authn/oidc", "authn/scram", "authn/sitefile"}, // rules of policies and URLs, names of hashes, enctypes and algorithms, bounds
 	"cmd/internal/listen": nil,
 	"cmd/kpopctl":         {"cmd/internal/..."},
 	"cmd/kpopd":           {"authn/...", "cmd/internal/...", "kpop", "krb5test", "maildrop/...", "pop3/..."},

@@ -278,7 +278,7 @@ func TestDirectoryRefused(t *testing.T) {
 		{"filter: (&(objectClass=person)(|(uid=%u)(mail=%u)))", "filter: (uid=%u", `k.yaml:19: verifiers[1].filter: "(uid=%u" is no filter: `},
 		{"ldap://b.example", "http://b.example", "k.yaml:11: verifiers[1].urls[1]: "},
 		{"ou=groups,dc", "groups,dc", "k.yaml:20: verifiers[1].group_base: "},
-		{"", "", "k.yaml:17: verifiers[1].bind_password: stat "},
+		{"", "", "k.yaml:17: verifiers[1].bind_password: open "},
 	} {
 		s, err := Start(t.Context(), folder(t, strings.Replace(text, tt.old, tt.new, 1)), &syncBuffer{})
 		if err == nil {

@@ -37,16 +37,22 @@ import (
 	"hash"
 	"log/slog"
 	"net"
-	"os"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/authn/sitefile"
 )
 
 // HandshakeTimeout is how long a client may take for a handshake.
 const HandshakeTimeout = 10 * time.Second
+
+// Sizes of the largest files, in octets.
+const (
+	maxPEM = 4 << 20
+	maxCRL = 64 << 20 // of an authority with a million certificates
+)
 
 // File names a certificate chain, leaf first, and its key; both are PEM.
 type File struct {
@@ -128,11 +134,11 @@ func (s *Store) Watch(ctx context.Context, interval time.Duration, log *slog.Log
 }
 
 func (n *set) add(f File) error {
-	certPEM, err := os.ReadFile(f.Cert)
+	certPEM, err := sitefile.Read(f.Cert, maxPEM, sitefile.WorldWritable)
 	if err != nil {
 		return fmt.Errorf("read certificate: %w", err)
 	}
-	keyPEM, err := os.ReadFile(f.Key)
+	keyPEM, err := sitefile.Read(f.Key, maxPEM, sitefile.WorldWritable)
 	if err != nil {
 		return fmt.Errorf("read key: %w", err)
 	}

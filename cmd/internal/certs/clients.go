@@ -7,11 +7,11 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"time"
 
 	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/authn/sitefile"
 )
 
 // step is what errors about client certificates name.
@@ -46,11 +46,11 @@ func (c Clients) read(old *trust) (*trust, error) {
 	}
 	t := &trust{pool: x509.NewCertPool(), revokes: c.CRL != ""}
 	var err error
-	if t.read[0], err = os.ReadFile(c.CA); err != nil {
+	if t.read[0], err = sitefile.Read(c.CA, maxPEM, sitefile.WorldWritable); err != nil {
 		return nil, fmt.Errorf("read client CA: %w", err)
 	}
 	if c.CRL != "" {
-		if t.read[1], err = os.ReadFile(c.CRL); err != nil {
+		if t.read[1], err = sitefile.Read(c.CRL, maxCRL, sitefile.WorldWritable); err != nil {
 			return nil, fmt.Errorf("read CRL: %w", err)
 		}
 	}

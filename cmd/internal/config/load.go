@@ -23,7 +23,11 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/kpopd/kpopd/authn/oidc"
+	"github.com/kpopd/kpopd/authn/sitefile"
 )
+
+// maxConfig is the size of the largest configuration, in octets.
+const maxConfig = 1 << 20
 
 // delimiter joins the keys of nested settings inside viper; the default, a
 // dot, would split names.
@@ -36,7 +40,7 @@ const squash = ",squash"
 // [Problem] for each thing that is wrong. Relative paths in the file are
 // relative to its folder.
 func Load(file string) (*Config, error) {
-	text, err := os.ReadFile(file)
+	text, err := sitefile.Read(file, maxConfig, sitefile.WorldWritable)
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
