@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kpopd/kpopd/cmd/internal/app"
+	"github.com/kpopd/kpopd/cmd/internal/cli"
 )
 
 func newExplain() *cobra.Command {
@@ -27,16 +28,14 @@ configuration names must be there.`,
 		Example: "  kpopctl explain -c /etc/kpopd/kpopd.yaml --listener pop3 --address 10.1.2.3\n" +
 			"  kpopctl explain -c kpopd.yaml --listener pop3s --address 192.0.2.7 --user alice --group staff --mechanism PLAIN\n" +
 			"  kpopctl explain -c kpopd.yaml --listener pop3 --address 192.0.2.7 --tls 1.3 --at 2027-03-01T10:05",
-		Args: noArgs,
+		Args: cli.Args(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
-			for _, f := range []string{"config", "listener", "address"} {
-				if c.Flag(f).Value.String() == "" {
-					return &usageError{fmt.Errorf("--%s is missing", f), c.CommandPath()}
-				}
+			if err := cli.Required(c, "config", "listener", "address"); err != nil {
+				return err
 			}
 			var err error
 			if q.Time, err = moment(when); err != nil {
-				return &usageError{err, c.CommandPath()}
+				return cli.Usage(c, err)
 			}
 			r, err := app.Check(file)
 			if err != nil {

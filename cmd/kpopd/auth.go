@@ -3,13 +3,11 @@ package main
 import (
 	"context"
 	"io"
-	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/kpopd/kpopd/cmd/internal/app"
+	"github.com/kpopd/kpopd/cmd/internal/cli"
 )
 
 func newAuth() *cobra.Command {
@@ -25,9 +23,9 @@ SIGHUP   reads the configuration, keytab and users files again. What is wrong is
          logged, and the old configuration stays.
 SIGTERM  (or SIGINT) ends it. Logins that wait for an answer hear "try later".`,
 		Example: "  kpopd auth -c /etc/kpopd-auth/auth.yaml",
-		Args:    checked(cobra.NoArgs),
+		Args:    cli.Args(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := required(c, "config"); err != nil {
+			if err := cli.Required(c, "config"); err != nil {
 				return err
 			}
 			return auth(c.Context(), file, c.ErrOrStderr())
@@ -38,19 +36,11 @@ SIGTERM  (or SIGINT) ends it. Logins that wait for an answer hear "try later".`,
 }
 
 func auth(ctx context.Context, file string, log io.Writer) error {
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT)
-	defer signal.Stop(signals)
-	h, err := app.StartHelper(ctx, file, log)
-	if err != nil {
-		return err
-	}
-	for sig := range signals {
-		if sig != syscall.SIGHUP {
-			break
+	return cli.Serve(func() (cli.Server, error) {
+		h, err := app.StartHelper(ctx, file, log)
+		if err != nil {
+			return cli.Server{}, err
 		}
-		_ = h.Reload() // it has logged what is wrong
-	}
-	h.Shutdown()
-	return nil
+		return cli.Server{Reload: func() { _ = h.Reload() }, Shutdown: func(<-chan struct{}) { h.Shutdown() }}, nil
+	})
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kpopd/kpopd/cmd/internal/app"
+	"github.com/kpopd/kpopd/cmd/internal/cli"
 )
 
 func newCheck() *cobra.Command {
@@ -23,9 +24,9 @@ With -v, say what each listener offers a client at each stage of a connection,
 and why it does not offer the rest. With --certificate, say on which listeners
 EXTERNAL lets somebody in with that client certificate, whom, and why not.`,
 		Example: "  kpopd check -c /etc/kpopd/kpopd.yaml\n  kpopd check -v -c kpopd.yaml",
-		Args:    checked(cobra.NoArgs),
+		Args:    cli.Args(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := required(c, "config"); err != nil {
+			if err := cli.Required(c, "config"); err != nil {
 				return err
 			}
 			r, err := app.Check(file)

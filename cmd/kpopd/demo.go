@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/kpopd/kpopd/cmd/internal/cli"
 )
 
 // demoOptions are the flags of the demonstration.
@@ -35,7 +37,7 @@ print commands to try with kinit, fetchmail, curl and openssl. Ctrl-C ends it.
 
 The passwords are the same in every demonstration: do not open it to a network.`,
 		Example: "  kpopd demo\n  kpopd demo --exit\n  kpopd demo --dir /tmp/kpop --pop3 127.0.0.1:1110 --ready-file /tmp/ready.json",
-		Args:    checked(cobra.NoArgs),
+		Args:    cli.Args(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			return demo(c.Context(), &o, c.OutOrStdout())
 		},

@@ -9,37 +9,14 @@
 package main
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"io"
 	"os"
 
-	"github.com/kpopd/kpopd/cmd/internal/config"
+	"github.com/kpopd/kpopd/cmd/internal/cli"
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
 func run(args []string, in io.Reader, out, errs io.Writer) int {
-	root := newRoot()
-	root.SetArgs(args)
-	root.SetIn(in)
-	root.SetOut(out)
-	root.SetErr(errs)
-	err := root.ExecuteContext(context.Background())
-	var usage *usageError
-	var problem *config.Problem
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &usage):
-		fmt.Fprintf(errs, "kpopd: %v\n", err)
-		return 2
-	case errors.As(err, &problem): // has a line for each, which begins with the file
-		fmt.Fprintln(errs, err)
-		return 1
-	default:
-		fmt.Fprintf(errs, "kpopd: %v\n", err)
-		return 1
-	}
+	return cli.Run(newRoot(), args, in, out, errs)
 }

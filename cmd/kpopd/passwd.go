@@ -14,6 +14,7 @@ import (
 
 	"github.com/kpopd/kpopd/authn"
 	"github.com/kpopd/kpopd/authn/file"
+	"github.com/kpopd/kpopd/cmd/internal/cli"
 )
 
 // maxPassword is what PASS can carry in a line of 255 octets, and then some.
@@ -30,8 +31,8 @@ the key file that seals them.
 Passwords are read from the terminal without showing them, or, when standard
 input is no terminal, from its first line. A running server sees changes after
 SIGHUP.`,
-		Args: checked(cobra.NoArgs),
-		RunE: needsCommand,
+		Args: cli.Args(cobra.NoArgs),
+		RunE: cli.NeedsCommand,
 	}
 	c.AddCommand(newPasswdSet(), newPasswdScram(), newPasswdSecret(), newPasswdRemove(), newPasswdList(),
 		newPasswdKey(), newPasswdSeal(), newPasswdRotate())
@@ -54,9 +55,9 @@ Hashes:
 ` + hashTable(),
 		Example: "  kpopd passwd set alice --users /etc/kpopd/users\n" +
 			"  kpopd passwd set alice --users users --digests digests --key digests.key",
-		Args: checked(cobra.ExactArgs(1)),
+		Args: cli.Args(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := required(c, "users"); err != nil {
+			if err := cli.Required(c, "users"); err != nil {
 				return err
 			}
 			password, err := readPassword(c, args[0])
@@ -99,10 +100,10 @@ func newPasswdRemove() *cobra.Command {
 		Short: "Remove a login and its secrets",
 		Example: "  kpopd passwd remove bob --users /etc/kpopd/users --digests /etc/kpopd/digests\n" +
 			"  kpopd passwd remove bob --digests /etc/kpopd/digests --scheme APOP",
-		Args: checked(cobra.ExactArgs(1)),
+		Args: cli.Args(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
 			if users == "" && digests == "" {
-				return &usageError{errors.New("--users or --digests is missing"), c.CommandPath()}
+				return cli.Usage(c, errors.New("--users or --digests is missing"))
 			}
 			found := false
 			if users != "" {
@@ -139,10 +140,10 @@ func newPasswdList() *cobra.Command {
 		Long: `List who has which kind of hash in a users file, and secrets for what in a digests
 file. Neither hash nor secret is shown, and no key is needed.`,
 		Example: "  kpopd passwd list --users /etc/kpopd/users --digests /etc/kpopd/digests",
-		Args:    checked(cobra.NoArgs),
+		Args:    cli.Args(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if users == "" && digests == "" {
-				return required(c, "users", "digests")
+				return cli.Required(c, "users", "digests")
 			}
 			if users != "" {
 				if err := listUsers(c.OutOrStdout(), users); err != nil {

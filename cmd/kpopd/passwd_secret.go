@@ -12,6 +12,7 @@ import (
 	"github.com/kpopd/kpopd/authn"
 	"github.com/kpopd/kpopd/authn/file"
 	"github.com/kpopd/kpopd/authn/scram"
+	"github.com/kpopd/kpopd/cmd/internal/cli"
 )
 
 func newPasswdScram() *cobra.Command {
@@ -28,9 +29,9 @@ may be the login's password.
 Salt: 16 octets at random. Iterations: %d, which is what the client computes at
 each login; Cyrus SASL refuses more than 65536. With --key the keys are sealed as well.`, scram.DefaultIterations),
 		Example: "  kpopd passwd scram alice --digests /etc/kpopd/digests\n  kpopd passwd scram alice --digests digests --scheme SCRAM-SHA-256 --iterations 65536",
-		Args:    checked(cobra.ExactArgs(1)),
+		Args:    cli.Args(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := required(c, "digests"); err != nil {
+			if err := cli.Required(c, "digests"); err != nil {
 				return err
 			}
 			password, err := readPassword(c, args[0])
@@ -107,9 +108,9 @@ It must not be the login's password: with the key that would be readable too. It
 refused when it opens the login in the users file; --users none says that there is no
 such file.`,
 		Example: "  kpopd passwd secret bob --digests /etc/kpopd/digests --key /etc/kpopd/digests.key --users /etc/kpopd/users",
-		Args:    checked(cobra.ExactArgs(1)),
+		Args:    cli.Args(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := required(c, "digests", "key", "users"); err != nil {
+			if err := cli.Required(c, "digests", "key", "users"); err != nil {
 				return err
 			}
 			secret, err := readPassword(c, args[0])
@@ -150,7 +151,7 @@ secrets of digests files (digests_key), another makes the salts that SCRAM shows
 users who do not exist (scram.salt_key). Keep a copy of it, apart from those of the
 digests file.`,
 		Example: "  kpopd passwd key /etc/kpopd/digests.key",
-		Args:    checked(cobra.ExactArgs(1)),
+		Args:    cli.Args(cobra.ExactArgs(1)),
 		RunE:    func(_ *cobra.Command, args []string) error { return file.MakeKeyFile(args[0]) },
 	}
 }
@@ -162,9 +163,9 @@ func newPasswdSeal() *cobra.Command {
 		Short:   "Seal the secrets that are not sealed",
 		Long:    "Seal every secret of a digests file with the first key of the key file: those that stand there readably and those that an older key sealed.",
 		Example: "  kpopd passwd seal --digests /etc/kpopd/digests --key /etc/kpopd/digests.key",
-		Args:    checked(cobra.NoArgs),
+		Args:    cli.Args(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := required(c, "digests", "key"); err != nil {
+			if err := cli.Required(c, "digests", "key"); err != nil {
 				return err
 			}
 			n, err := file.Seal(digests, key)
@@ -193,13 +194,13 @@ the old keys stay, for as long as other servers have an older digests file.
 When it is interrupted nothing is lost: run it again. A running server goes on with
 what it has until SIGHUP.`,
 		Example: "  kpopd passwd rotate --key /etc/kpopd/digests.key --digests /etc/kpopd/digests",
-		Args:    checked(cobra.NoArgs),
+		Args:    cli.Args(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := required(c, "key"); err != nil {
+			if err := cli.Required(c, "key"); err != nil {
 				return err
 			}
 			if len(digests) == 0 {
-				return &usageError{errors.New("--digests is missing"), c.CommandPath()}
+				return cli.Usage(c, errors.New("--digests is missing"))
 			}
 			return file.Rotate(key, keep, digests...)
 		},

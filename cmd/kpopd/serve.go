@@ -3,13 +3,11 @@ package main
 import (
 	"context"
 	"io"
-	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/kpopd/kpopd/cmd/internal/app"
+	"github.com/kpopd/kpopd/cmd/internal/cli"
 )
 
 func newServe() *cobra.Command {
@@ -25,9 +23,9 @@ SIGHUP   reads the configuration, certificates, keytab and users files again;
 SIGTERM  (or SIGINT) stops listening, lets downloads end within
          limits.drain_timeout, then ends. A second one ends at once.`,
 		Example: "  kpopd serve -c /etc/kpopd/kpopd.yaml",
-		Args:    checked(cobra.NoArgs),
+		Args:    cli.Args(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := required(c, "config"); err != nil {
+			if err := cli.Required(c, "config"); err != nil {
 				return err
 			}
 			return serve(c.Context(), file, c.ErrOrStderr())
@@ -38,34 +36,11 @@ SIGTERM  (or SIGINT) stops listening, lets downloads end within
 }
 
 func serve(ctx context.Context, file string, log io.Writer) error {
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT)
-	defer signal.Stop(signals)
-	s, err := app.Start(ctx, file, log)
-	if err != nil {
-		return err
-	}
-	for sig := range signals {
-		if sig != syscall.SIGHUP {
-			break
+	return cli.Serve(func() (cli.Server, error) {
+		s, err := app.Start(ctx, file, log)
+		if err != nil {
+			return cli.Server{}, err
 		}
-		_ = s.Reload(ctx) // it has logged what is wrong
-	}
-	s.Shutdown(second(signals))
-	return nil
-}
-
-// second is closed when a signal comes that asks to end. Its goroutine may
-// wait as long as the process lives.
-func second(signals <-chan os.Signal) <-chan struct{} {
-	now := make(chan struct{})
-	go func() {
-		for sig := range signals {
-			if sig != syscall.SIGHUP {
-				close(now)
-				return
-			}
-		}
-	}()
-	return now
+		return cli.Server{Reload: func() { _ = s.Reload(ctx) }, Shutdown: s.Shutdown}, nil
+	})
 }

@@ -44,6 +44,7 @@ var directions = map[string][]string{
 	"authn/throttle":      {"authn"},
 	"cmd/internal/app":    {"authn/...", "cmd/internal/...", "kpop", "maildrop/...", "pop3"},
 	"cmd/internal/certs":  {"authn", "authn/sitefile"},                                                                                           // what a client certificate is worth
+	"cmd/internal/cli":    {"cmd/internal/config"},                                                                                               // prints its problems
 	"cmd/internal/config": {"authn", "authn/cache", "authn/external", "authn/file", "authn/krb5", "authn/oidc", "authn/scram", "authn/sitefile"}, // rules of policies and URLs, names of hashes, enctypes and algorithms, bounds
 	"cmd/internal/listen": nil,
 	"cmd/kpopctl":         {"cmd/internal/..."},
@@ -72,7 +73,7 @@ var thirdParty = map[string]struct {
 	"github.com/hashicorp/golang-lru/v2":  {[]string{"authn/cache"}, "the cache of results; MPL-2.0, per file and linked unchanged"},
 	"github.com/jcmturner/gofork":         {[]string{"authn/krb5", "krb5test"}, "the ASN.1 package that gokrb5's types are made for"},
 	"github.com/jcmturner/gokrb5/v8":      {[]string{"authn/krb5", "krb5test"}, "Kerberos messages, types, keytabs and cryptography; unmaintained, so that one package hides it"},
-	"github.com/spf13/cobra":              {[]string{"cmd/kpopctl", "cmd/kpopd"}, "the commands"},
+	"github.com/spf13/cobra":              {[]string{"cmd/internal/cli", "cmd/kpopctl", "cmd/kpopd"}, "the commands"},
 	"github.com/spf13/viper":              {[]string{"cmd/internal/config"}, "reads the configuration"},
 	"github.com/xdg-go/stringprep":        {[]string{"authn/scram"}, "knows which passwords SCRAM clients would read in another way (SASLprep)"},
 	"go.yaml.in/yaml/v3":                  {[]string{"cmd/internal/config"}, "finds the line that a refused key stands on"},
