@@ -65,8 +65,9 @@ func Start(ctx context.Context, file string, w io.Writer) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{file: file, lines: newLogWriter(w)}
-	s.log = newLog(cfg.Log, &s.level, s.lines)
+	s := &Server{file: file}
+	s.lines = newLogWriter(cfg.Log, &s.level, w)
+	s.log = s.lines.log
 	s.sessions, s.drain = context.WithCancel(context.WithoutCancel(ctx))
 	s.gate = listen.NewGate(limits(cfg))
 	if err := s.install(ctx, cfg); err != nil {
@@ -141,7 +142,7 @@ func (s *Server) install(ctx context.Context, cfg *config.Config) error {
 	if s.current != nil {
 		old = s.current.parts
 	}
-	a, err := assemble(cfg, old, s.log, attemptLog(s.log, &s.panics))
+	a, err := assemble(cfg, old, s.log, attemptLog(s.lines.logins, &s.panics))
 	if err != nil {
 		return err
 	}

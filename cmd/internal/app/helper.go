@@ -43,9 +43,10 @@ func StartHelper(ctx context.Context, file string, w io.Writer) (*Helper, error)
 	if err != nil {
 		return nil, err
 	}
-	h := &Helper{file: file, lines: newLogWriter(w), socket: cfg.Auth.Socket, ended: make(chan error, 1)}
-	h.log = newLog(cfg.Log, &h.level, h.lines)
-	h.trace = attemptLog(h.log, &h.panics)
+	h := &Helper{file: file, socket: cfg.Auth.Socket, ended: make(chan error, 1)}
+	h.lines = newLogWriter(cfg.Log, &h.level, w)
+	h.log = h.lines.log
+	h.trace = attemptLog(h.lines.logins, &h.panics)
 	h.server = &remote.Server{Log: h.log, Trace: h.trace}
 	if err := h.start(ctx, cfg); err != nil {
 		h.lines.Close()

@@ -18,6 +18,11 @@ func Serve(start func() (Server, error)) error {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
+	// who read the log has gone: a write says so, and is no reason to die.
+	// Ignored, the signal would be ignored by programs that we start, too
+	gone := make(chan os.Signal, 1)
+	signal.Notify(gone, syscall.SIGPIPE)
+	defer signal.Stop(gone)
 	s, err := start()
 	if err != nil {
 		return err
