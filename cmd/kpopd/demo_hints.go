@@ -38,7 +38,7 @@ type hint struct{ what, program, command string }
 
 func (w *world) commands() []hint {
 	alice, bob := w.user("alice"), w.user("bob")
-	pop3, pop3s := portOf(w.Addresses.POP3), portOf(w.Addresses.POP3S)
+	pop3, pop3s := placeOf(w.Addresses.POP3), placeOf(w.Addresses.POP3S)
 	path := func(name string) string { return quoted(w.path(name)) }
 	ca := quoted(w.CA)
 	return []hint{
@@ -48,17 +48,17 @@ func (w *world) commands() []hint {
 			`unshare -rm sh -c 'mount --bind "$0" /etc/services && exec "$@"' %s fetchmail -v -f %s --pidfile %s --idfile %s`,
 			quoted(w.Services), path("fetchmailrc"), path("fetchmail.pid"), path("fetchmail.ids"))},
 		{"GSSAPI with the ticket", "curl", fmt.Sprintf(
-			"curl -v --ssl-reqd --cacert %s --login-options AUTH=GSSAPI -u : pop3://localhost:%s/1", ca, pop3)},
+			"curl -v --ssl-reqd --cacert %s --login-options AUTH=GSSAPI -u : pop3://%s/1", ca, pop3)},
 		{"APOP after STLS", "curl", fmt.Sprintf(
-			"curl -v --ssl-reqd --cacert %s --login-options AUTH=+APOP -u %s:%s pop3://localhost:%s/1", ca, bob.Name, bob.Secret, pop3)},
+			"curl -v --ssl-reqd --cacert %s --login-options AUTH=+APOP -u %s:%s pop3://%s/1", ca, bob.Name, bob.Secret, pop3)},
 		{"CRAM-MD5 after STLS", "curl", fmt.Sprintf(
-			"curl --ssl-reqd --cacert %s --login-options AUTH=CRAM-MD5 -u %s:%s pop3://localhost:%s/1", ca, bob.Name, bob.Secret, pop3)},
+			"curl --ssl-reqd --cacert %s --login-options AUTH=CRAM-MD5 -u %s:%s pop3://%s/1", ca, bob.Name, bob.Secret, pop3)},
 		{"a password inside TLS: the list of messages", "curl", fmt.Sprintf(
-			"curl --cacert %s --login-options AUTH=PLAIN -u %s:%s pop3s://localhost:%s/", ca, alice.Name, alice.Password, pop3s)},
+			"curl --cacert %s --login-options AUTH=PLAIN -u %s:%s pop3s://%s/", ca, alice.Name, alice.Password, pop3s)},
 		{"by hand, in the clear and then STLS: type CAPA, USER, PASS, STAT, QUIT", "openssl", fmt.Sprintf(
-			"openssl s_client -quiet -crlf -starttls pop3 -connect %s -servername localhost -CAfile %s", w.Addresses.POP3, ca)},
+			"openssl s_client -quiet -crlf -starttls pop3 -connect %s -servername localhost -CAfile %s", pop3, ca)},
 		{"by hand, POP3S", "openssl", fmt.Sprintf(
-			"openssl s_client -quiet -crlf -connect %s -servername localhost -CAfile %s", w.Addresses.POP3S, ca)},
+			"openssl s_client -quiet -crlf -connect %s -servername localhost -CAfile %s", pop3s, ca)},
 	}
 }
 

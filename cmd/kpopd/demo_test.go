@@ -46,9 +46,23 @@ func fetched(t *testing.T, w *world) int {
 	return bytes.Count(text, []byte(" with POP3 (fetchmail-")) // in the Received line that it adds
 }
 
-// The commands that the demonstration prints work with the real programs.
+// The commands that the demonstration prints work with the real programs, at
+// localhost and at an address that localhost is not.
 func TestDemoCommands(t *testing.T) {
 	t.Parallel()
+	for host, at := range map[string]addresses{
+		"localhost": {},
+		"127.0.0.2": {POP3: "127.0.0.2:0", POP3S: "127.0.0.2:0", KPOP: "127.0.0.2:0"},
+	} {
+		t.Run(host, func(t *testing.T) {
+			t.Parallel()
+			testDemoCommands(t, at, host)
+		})
+	}
+}
+
+func testDemoCommands(t *testing.T, at addresses, host string) {
+	t.Helper()
 	krb5test.Need(t, "sh", "kinit", "fetchmail", "curl", "openssl", "unshare", "mount")
 	trial := []string{"unshare", "-rm", "mount", "--bind", "/etc/services", "/etc/services"}
 	if out, err := exec.CommandContext(t.Context(), trial[0], trial[1:]...).CombinedOutput(); err != nil {
@@ -58,7 +72,7 @@ func TestDemoCommands(t *testing.T) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	w, err := build(dir, addresses{})
+	w, err := build(dir, at)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +89,7 @@ func TestDemoCommands(t *testing.T) {
 	ticket := commands[0].command + "\n"
 	for i, want := range []string{
 		"Password for alice@DEMO.TEST",
-		"13 messages for alice at localhost",
+		"13 messages for alice at " + host,
 		"This is a demonstration of kpopd.",
 		"This is a demonstration of kpopd.",
 		"This is a demonstration of kpopd.",
@@ -90,6 +104,9 @@ func TestDemoCommands(t *testing.T) {
 		cmd.Stdin = strings.NewReader("USER alice\nPASS " + w.user("alice").Password + "\nSTAT\nQUIT\n")
 		out, err := cmd.CombinedOutput()
 		cancel()
+		if err == nil && i > 1 && !strings.Contains(h.command, host+":") {
+			err = errors.New("leads to another host")
+		}
 		if err != nil || !strings.Contains(string(out), want) {
 			t.Errorf("%s: %v; want %q in\n%.3000s\nof\n%s", h.what, err, want, out, h.command)
 		}
@@ -100,6 +117,24 @@ func TestDemoCommands(t *testing.T) {
 	s.Shutdown(nil)
 	if t.Failed() {
 		t.Logf("server:\n%.6000s", log.String())
+	}
+}
+
+// A client on this machine is told what it can connect to.
+func TestPlaceOf(t *testing.T) {
+	t.Parallel()
+	for address, want := range map[string]string{
+		"127.0.0.1:110":     "localhost:110",
+		"[::1]:110":         "localhost:110",
+		"[::]:110":          "localhost:110",
+		"0.0.0.0:110":       "localhost:110",
+		"127.0.0.2:110":     "127.0.0.2:110",
+		"192.0.2.7:110":     "192.0.2.7:110",
+		"[2001:db8::7]:110": "[2001:db8::7]:110",
+	} {
+		if got := placeOf(address); got != want {
+			t.Errorf("%s: got %s, want %s", address, got, want)
+		}
 	}
 }
 

@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -44,6 +46,7 @@ type world struct {
 	Services      string    `json:"services"` // an /etc/services that knows kpop
 	Users         []user    `json:"users"`
 
+	hosts  []string // that clients may call the server by: demoHost first
 	kdc    *krb5test.KDC
 	ca     *certs.Authority
 	stored map[string][]byte // messages by unique-id, the same for every user
@@ -81,6 +84,10 @@ func demoUsers() []user {
 func build(dir string, a addresses) (*world, error) {
 	w := &world{Dir: dir, Addresses: a, Realm: demoRealm, Service: demoService, Users: demoUsers(), stored: map[string][]byte{}}
 	w.Configuration, w.Log = w.path("kpopd.yaml"), w.path("kpopd.log")
+	var err error
+	if w.hosts, err = a.hosts(); err != nil {
+		return nil, err
+	}
 	w.Krb5Conf, w.Keytab, w.CA, w.Services = w.path("krb5.conf"), w.path("keytab"), w.path("ca.pem"), w.path("services")
 	for i := range w.Users {
 		u := &w.Users[i]
@@ -150,13 +157,50 @@ func (w *world) findPorts() error {
 	return nil
 }
 
+// hosts are what stands in the certificate and in service principals: localhost,
+// and the addresses that it is not.
+func (a addresses) hosts() ([]string, error) {
+	all := []string{demoHost}
+	for _, door := range []struct{ flag, address string }{{"pop3", a.POP3}, {"pop3s", a.POP3S}, {"kpop", a.KPOP}} {
+		if door.address == "" {
+			continue
+		}
+		at, err := net.ResolveTCPAddr("tcp", door.address)
+		if err != nil {
+			return nil, fmt.Errorf("--%s: %w", door.flag, err)
+		}
+		if h := hostOf(at.String()); !slices.Contains(all, h) {
+			all = append(all, h)
+		}
+	}
+	return all, nil
+}
+
+// hostOf is what a client on this machine calls the host of an address that a
+// listener is bound to.
+func hostOf(address string) string {
+	at, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return demoHost // ":110", which is every address there is
+	}
+	switch ip := at.Addr().Unmap(); {
+	case ip.IsUnspecified(), ip == netip.AddrFrom4([4]byte{127, 0, 0, 1}), ip == netip.IPv6Loopback():
+		return demoHost
+	default:
+		return ip.String()
+	}
+}
+
+// placeOf is hostOf with the port.
+func placeOf(address string) string { return net.JoinHostPort(hostOf(address), portOf(address)) }
+
 func portOf(address string) string { return address[strings.LastIndexByte(address, ':')+1:] }
 
 func (w *world) makeCertificates() (err error) {
 	if w.ca, err = certs.NewAuthority("kpopd demo CA"); err != nil {
 		return err
 	}
-	cert, key, err := w.ca.Issue(demoHost, "127.0.0.1", "::1")
+	cert, key, err := w.ca.Issue(append(slices.Clone(w.hosts), "127.0.0.1", "::1")...)
 	if err != nil {
 		return err
 	}
@@ -229,12 +273,16 @@ func (w *world) startKDC() error {
 	for _, u := range w.Users {
 		w.kdc.AddUser(u.Name, u.Kerberos)
 	}
-	w.kdc.AddService(demoService)
+	var services []string
+	for _, h := range w.hosts {
+		services = append(services, "pop/"+h)
+		w.kdc.AddService("pop/" + h)
+	}
 	if err := w.kdc.Listen(cmp.Or(w.Addresses.KDC, "127.0.0.1:0")); err != nil {
 		return fmt.Errorf("--kdc: %w", err)
 	}
 	w.Addresses.KDC = w.kdc.Addr()
-	return w.kdc.WriteKeytab(w.Keytab, demoService)
+	return w.kdc.WriteKeytab(w.Keytab, services...)
 }
 
 // kerberos is a client that has logged in at the KDC, as after kinit.
@@ -277,8 +325,8 @@ func (w *world) makeClients() error {
 		known = nil // a system that has none
 	}
 	rc := fmt.Sprintf(`# KPOP: the port is that of the service name kpop, the ticket is the login.
-poll %s protocol kpop auth kerberos_v5 no dns user "alice" sslproto "TLS1.2+" sslcertck sslcertfile %q keep fetchall mda %q
-`, demoHost, w.CA, "cat >>"+quoted(w.path("fetched")))
+poll %s protocol kpop auth kerberos_v5 no dns user "alice" sslproto "TLS1.2+" sslcertck sslcertfile %q sslcommonname %q keep fetchall mda %q
+`, hostOf(w.Addresses.KPOP), w.CA, demoHost, "cat >>"+quoted(w.path("fetched")))
 	return errors.Join(
 		w.write(w.Krb5Conf, []byte(w.kdc.Krb5Conf())),
 		w.write(w.Services, fmt.Appendf(known, "\nkpop\t%s/tcp\n", portOf(w.Addresses.KPOP))),
