@@ -42,6 +42,7 @@ var directions = map[string][]string{
 	"authn/scram":         {"authn"},
 	"authn/sitefile":      nil,
 	"authn/throttle":      {"authn"},
+
 	"cmd/internal/app":    {"authn/...", "cmd/internal/...", "kpop", "maildrop/...", "pop3"},
 	"cmd/internal/certs":  {"authn", "authn/sitefile"},                                                                                           // what a client certificate is worth
 	"cmd/internal/cli":    {"cmd/internal/config"},                                                                                               // prints its problems
@@ -49,15 +50,20 @@ var directions = map[string][]string{
 	"cmd/internal/listen": nil,
 	"cmd/kpopctl":         {"cmd/internal/..."},
 	"cmd/kpopd":           {"authn/...", "cmd/internal/...", "kpop", "krb5test", "maildrop/...", "pop3/..."},
-	"kpop":                {"authn", "authn/krb5"},
-	"kpop/kpoptest":       {"krb5test"}, // for tests
-	"krb5test":            {"authn/krb5"},
-	"maildrop":            nil,
-	"maildrop/droptest":   {"maildrop"},
-	"maildrop/maildir":    {"maildrop"},
-	"maildrop/memory":     {"maildrop"},
-	"pop3":                {"authn", "maildrop"}, // neither Kerberos nor a mailbox format
-	"pop3/client":         nil,
+
+	"kpop":          {"authn", "authn/krb5"},
+	"kpop/kpoptest": {"krb5test"}, // for tests
+
+	"krb5test": {"authn/krb5"},
+
+	"maildrop":                  nil,
+	"maildrop/droptest":         {"maildrop"},
+	"maildrop/internal/beneath": {"maildrop"},
+	"maildrop/maildir":          {"maildrop", "maildrop/internal/..."},
+	"maildrop/memory":           {"maildrop"},
+
+	"pop3":        {"authn", "maildrop"}, // neither Kerberos nor a mailbox format
+	"pop3/client": nil,
 }
 
 // thirdParty says which package may import which module, and why we have it.
@@ -78,7 +84,7 @@ var thirdParty = map[string]struct {
 	"github.com/xdg-go/stringprep":        {[]string{"authn/scram"}, "knows which passwords SCRAM clients would read in another way (SASLprep)"},
 	"go.yaml.in/yaml/v3":                  {[]string{"cmd/internal/config"}, "finds the line that a refused key stands on"},
 	"golang.org/x/sync":                   {[]string{"authn/file"}, "semaphores with weights and deadlines, for hashes that need memory"},
-	"golang.org/x/sys":                    {[]string{"authn/...", "cmd/internal/...", "maildrop/maildir"}, "openat2, OFD locks, resource limits"},
+	"golang.org/x/sys":                    {[]string{"authn/...", "cmd/internal/...", "maildrop/..."}, "openat2, OFD locks, resource limits"},
 	"golang.org/x/term":                   {[]string{"cmd/kpopd"}, "reads a password without echo"},
 	"golang.org/x/time":                   {[]string{"authn/throttle"}, "token bucket for the attempts of an address"},
 	"golang.org/x/text":                   {[]string{"authn"}, "RFC 8265 preparation of login names"},

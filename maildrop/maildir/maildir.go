@@ -42,6 +42,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kpopd/kpopd/maildrop"
+	"github.com/kpopd/kpopd/maildrop/internal/beneath"
 )
 
 // Options of a [Store]. The zero value is usable.
@@ -77,7 +78,7 @@ type Store struct {
 	root    string
 	id      stamp // of root when the store was made
 	options Options
-	layout  layout
+	layout  beneath.Layout
 	cache   cache
 	helpers chan struct{}   // one token for each goroutine that helps a session to measure
 	fsync   func(int) error // fsync outside tests
@@ -91,7 +92,7 @@ func New(root string, o Options) (*Store, error) {
 	if o.Layout == "" {
 		o.Layout = "{user}"
 	}
-	l, err := parseLayout(o.Layout)
+	l, err := beneath.ParseLayout(o.Layout)
 	if err != nil {
 		return nil, fmt.Errorf("maildir layout %q: %w", o.Layout, err)
 	}
@@ -136,7 +137,7 @@ func (s *Store) open(ctx context.Context, r maildrop.Ref) (*drop, error) {
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
-	path, err := s.locate(r)
+	path, err := s.layout.Locate(r)
 	if err != nil {
 		return nil, err
 	}
@@ -169,22 +170,6 @@ func (s *Store) openAt(ctx context.Context, path string) (*drop, error) {
 		return nil, err
 	}
 	return &drop{store: s, path: path, lock: lock, listing: l, corrected: l, files: l.files}, nil
-}
-
-// locate returns the maildrop's directory relative to the root.
-func (s *Store) locate(r maildrop.Ref) (string, error) {
-	path := r.Path
-	if path == "" {
-		var err error
-		if path, err = s.layout.expand(r.User); err != nil {
-			return "", fmt.Errorf("%w: %w", maildrop.ErrPermanent, err)
-		}
-	}
-	path = strings.TrimRight(path, "/")
-	if !filepath.IsLocal(path) || strings.Contains(path, "\x00") {
-		return "", fmt.Errorf("%w: %q does not lie in the mail root", maildrop.ErrPermanent, path)
-	}
-	return filepath.Clean(path), nil
 }
 
 // openMaildrop opens the directory that holds new and cur.

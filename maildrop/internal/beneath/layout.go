@@ -1,4 +1,4 @@
-package maildir
+package beneath
 
 import (
 	"errors"
@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// layout is a template that was taken apart once, so that nothing in a user's
+// Layout is a template that was taken apart once, so that nothing in a user's
 // name is ever read as a template.
-type layout []part
+type Layout []part
 
 type part struct {
 	literal string
@@ -18,8 +18,10 @@ type part struct {
 	first   int    // octets of the value; 0 for all
 }
 
-func parseLayout(text string) (layout, error) {
-	var l layout
+// ParseLayout takes a template apart: {user}, {local} and {domain} (before and
+// after the last "@"), and {user:2} for the first two octets of such a value.
+func ParseLayout(text string) (Layout, error) {
+	var l Layout
 	for text != "" {
 		literal, rest, found := strings.Cut(text, "{")
 		if literal != "" {
@@ -39,7 +41,7 @@ func parseLayout(text string) (layout, error) {
 		l = append(l, p)
 		text = after
 	}
-	path, err := l.expand("user@domain")
+	path, err := l.Expand("user@domain")
 	if err == nil && !filepath.IsLocal(path) {
 		err = errors.New("leads out of the mail root")
 	}
@@ -64,7 +66,9 @@ func parseField(field string) (part, error) {
 	return p, nil
 }
 
-func (l layout) expand(user string) (string, error) {
+// Expand puts a user into the template. The result may still lead out of the
+// mail root: [Layout.Locate] refuses that.
+func (l Layout) Expand(user string) (string, error) {
 	if err := checkUser(user); err != nil {
 		return "", err
 	}
