@@ -7,8 +7,8 @@ import (
 	"fmt"
 )
 
-// UserFinder is a [Verifier] that tells of a user who proves nothing to it: whom
-// somebody else acts for, or whom another step vouched for. Kinds of errors are
+// UserFinder is a [Verifier] that knows accounts, and tells of a user who proves
+// nothing to it: whom somebody else acts for, or whom another step vouched for. Kinds of errors are
 // those of a login: UnknownUser, Denied and Expired for who may not log in
 // himself, Unavailable.
 type UserFinder interface {
@@ -22,9 +22,10 @@ func (c Chain) FindUser(ctx context.Context, login string) (*Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	return walk(ctx, c, func(ctx context.Context, v UserFinder) (*Identity, error) {
+	id, _, err := walk(ctx, c, func(ctx context.Context, v UserFinder) (*Identity, error) {
 		return v.FindUser(ctx, login)
 	})
+	return id, err
 }
 
 var errNobodyElse = errors.New("may act for nobody else")

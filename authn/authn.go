@@ -37,9 +37,16 @@
 // the identity his. What the verifier knows of the one who acts (where his mail
 // is) does not go along.
 //
-// Groups come with the answer of the step that vouched. When that knows none (a
-// ticket) and rules look at groups, the steps of Policy.Users that know users
-// are asked, so that a rule on a group holds for every mechanism.
+// A step that vouches and knows no accounts (of a ticket, a certificate, a token)
+// is not the one to say that the account is open: every step of the chain that
+// knows accounts is asked about it. One that is closed there is closed to every
+// mechanism; where nobody could be asked, that is an outage. CAPA does not wait for
+// that.
+//
+// Groups come with the answer of the step that vouched, or of one that was asked
+// about the account. When none knows any and rules look at groups, the steps of
+// Policy.Users that know users are asked, so that a rule on a group holds for every
+// mechanism.
 //
 // A login name is prepared by [CanonicalLogin] in the mechanism that took it from
 // the client, an authzid in the mapper that reads it; a [Chain] prepares what it

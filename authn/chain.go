@@ -36,8 +36,10 @@ const chainStep = "chain"
 // a refusal: the step that was down may have held the right password, so the
 // client hears "try later" and keeps it.
 //
-// A [Guard] has the last word on a yes, so that no order of steps and no name
-// that a directory knows a user by gets past a list.
+// A [Guard] has a word on each yes, so that no order of steps and no name that a
+// directory knows a user by gets past a list. So has each [UserFinder] when who
+// vouched knows nothing of accounts: one that is closed stays closed to tickets,
+// certificates and tokens.
 type Chain []Step
 
 // VerifyPassword asks every step that can check passwords, once the policy's
@@ -55,7 +57,7 @@ func (c Chain) VerifyPassword(ctx context.Context, r *PasswordRequest) (*Identit
 	if err := admitted(ctx, r.Login); err != nil {
 		return nil, err
 	}
-	return walk(ctx, c, func(ctx context.Context, v PasswordVerifier) (*Identity, error) {
+	return accept(ctx, c, func(ctx context.Context, v PasswordVerifier) (*Identity, error) {
 		return v.VerifyPassword(ctx, r)
 	})
 }
@@ -74,7 +76,7 @@ func (c Chain) MapPrincipal(ctx context.Context, p *Principal, authzid string) (
 // MapOwn is MapPrincipal without acting for another. It is for the chain behind a
 // [Relay]: the one in front of it asks again without authzid.
 func (c Chain) MapOwn(ctx context.Context, p *Principal, authzid string) (*Identity, error) {
-	return walk(ctx, c, func(ctx context.Context, v PrincipalMapper) (*Identity, error) {
+	return accept(ctx, c, func(ctx context.Context, v PrincipalMapper) (*Identity, error) {
 		return v.MapPrincipal(ctx, p, authzid)
 	})
 }
@@ -90,16 +92,25 @@ func (c Chain) VerifyToken(ctx context.Context, r *TokenRequest) (*Identity, err
 		other.Login = login
 		r = &other
 	}
-	return walk(ctx, c, func(ctx context.Context, v TokenVerifier) (*Identity, error) {
+	return accept(ctx, c, func(ctx context.Context, v TokenVerifier) (*Identity, error) {
 		return v.VerifyToken(ctx, r)
 	})
 }
 
 // MapCertificate asks every step that can map client certificates.
 func (c Chain) MapCertificate(ctx context.Context, chain []*x509.Certificate) (*Identity, error) {
-	return walk(ctx, c, func(ctx context.Context, v CertificateMapper) (*Identity, error) {
-		return v.MapCertificate(ctx, chain)
-	})
+	return accept(ctx, c, mapCertificate(chain))
+}
+
+// OwnsCertificate is MapCertificate for CAPA, which must not wait: nobody is asked
+// about the account.
+func (c Chain) OwnsCertificate(ctx context.Context, chain []*x509.Certificate) (*Identity, error) {
+	id, _, err := walk(ctx, c, mapCertificate(chain))
+	return id, err
+}
+
+func mapCertificate(chain []*x509.Certificate) func(context.Context, CertificateMapper) (*Identity, error) {
+	return func(ctx context.Context, v CertificateMapper) (*Identity, error) { return v.MapCertificate(ctx, chain) }
 }
 
 // Secret asks every step that stores secrets, once the policy's throttle has
@@ -113,7 +124,7 @@ func (c Chain) Secret(ctx context.Context, login, scheme string) (Password, *Ide
 		return nil, nil, err
 	}
 	var secret Password
-	id, err := walk(ctx, c, func(ctx context.Context, v SecretSource) (*Identity, error) {
+	id, err := accept(ctx, c, func(ctx context.Context, v SecretSource) (*Identity, error) {
 		s, id, err := v.Secret(ctx, login, scheme)
 		if err == nil && len(s) == 0 {
 			// anyone can prove that he knows nothing
@@ -173,9 +184,22 @@ func Can[V Verifier](c Chain) bool {
 	return false
 }
 
-func walk[V Verifier](ctx context.Context, c Chain, ask func(context.Context, V) (*Identity, error)) (*Identity, error) {
-	if err := c.admit(ctx, nil); err != nil {
+// accept is walk, and then what is known of the account.
+func accept[V Verifier](ctx context.Context, c Chain, ask func(context.Context, V) (*Identity, error)) (*Identity, error) {
+	id, by, err := walk(ctx, c, ask)
+	if err == nil {
+		err = c.account(ctx, by, id)
+	}
+	if err != nil {
 		return nil, err
+	}
+	return id, nil
+}
+
+// walk also returns who vouched.
+func walk[V Verifier](ctx context.Context, c Chain, ask func(context.Context, V) (*Identity, error)) (*Identity, Verifier, error) {
+	if err := c.admit(ctx, nil); err != nil {
+		return nil, nil, err
 	}
 	var refused error
 	var outages []error
@@ -191,12 +215,12 @@ func walk[V Verifier](ctx context.Context, c Chain, ask func(context.Context, V)
 				vouched.Step = s.Name()
 			}
 			if vouched.User, err = spelled(ctx, s.Name(), id.User); err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			if err := c.admit(ctx, &vouched); err != nil {
-				return nil, err
+				return nil, nil, err
 			}
-			return &vouched, nil
+			return &vouched, s.Verifier, nil
 		}
 		switch KindOf(err) {
 		case Decline:
@@ -206,24 +230,24 @@ func walk[V Verifier](ctx context.Context, c Chain, ask func(context.Context, V)
 				refused = err
 			}
 			if s.OnReject == Return {
-				return nil, outageOr(outages, err)
+				return nil, nil, outageOr(outages, err)
 			}
 		case Unavailable, Internal:
 			outages = append(outages, err)
 			if s.OnUnavailable == Return || ctx.Err() != nil {
-				return nil, outageOr(outages, err)
+				return nil, nil, outageOr(outages, err)
 			}
 		default:
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	switch {
 	case len(outages) > 0:
-		return nil, outageOr(outages, nil)
+		return nil, nil, outageOr(outages, nil)
 	case refused != nil:
-		return nil, refused
+		return nil, nil, refused
 	default:
-		return nil, &Error{Kind: UnknownUser, Step: chainStep, Err: errors.New("no step took the attempt")}
+		return nil, nil, &Error{Kind: UnknownUser, Step: chainStep, Err: errors.New("no step took the attempt")}
 	}
 }
 

@@ -2,6 +2,7 @@ package authn
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"slices"
 	"strconv"
@@ -49,6 +50,10 @@ func (f fake) MapPrincipal(ctx context.Context, _ *Principal, _ string) (*Identi
 	return f.answer(ctx)
 }
 
+func (f fake) MapCertificate(ctx context.Context, _ []*x509.Certificate) (*Identity, error) {
+	return f.answer(ctx)
+}
+
 func (f fake) Secret(ctx context.Context, _, _ string) (Password, *Identity, error) {
 	id, err := f.answer(ctx)
 	return f.secret, id, err
@@ -78,6 +83,14 @@ func is(k Kind) Step {
 //	odd            fails in a way that nobody classified
 //	nobody, blank  vouches for no identity, for no name
 //	*              after a word: on_reject: return, on_unavailable: return
+//	yes+           vouches and knows accounts
+//	open           judges no proof; has the account
+//	closed         ... and it is disabled
+//	over           ... and it ran out
+//	absent         judges no proof; does not have the account
+//	dark           judges no proof; could not be asked about the account
+//	late           judges no proof; does not answer within its own deadline
+//	crash          judges no proof; panics
 //
 // The outcome is a kind, or "yes" and the number of the step that vouched.
 var chainTable = []struct{ steps, outcome, asked string }{
@@ -190,12 +203,70 @@ var chainTable = []struct{ steps, outcome, asked string }{
 	{"nobody* yes", "internal", "1"},
 	{"wrong down* yes", "unavailable", "1 2"},
 	{"bug down* yes", "internal", "1 2"},
+
+	// A closed account stays closed to every proof: when who vouches knows nothing
+	// of accounts, those who do are asked, before him in the chain or behind.
+	{"yes open", "yes 1", "1 2"},
+	{"yes absent", "yes 1", "1 2"},
+	{"yes closed", "denied", "1 2"},
+	{"yes over", "expired", "1 2"},
+	{"open yes", "yes 2", "2 1"},
+	{"closed yes", "denied", "2 1"},
+	{"over yes", "expired", "2 1"},
+	{"absent yes", "yes 2", "2 1"},
+	{"yes open closed", "denied", "1 2 3"},
+	{"yes closed open", "denied", "1 2"},
+	{"yes absent over", "expired", "1 2 3"},
+	{"wrong yes closed", "denied", "1 2 3"},
+	{"down yes closed", "denied", "1 2 3"},
+	{"yes closed* yes", "denied", "1 2"},
+	{"yes* closed", "denied", "1 2"},
+
+	// Who has told with his yes is not asked again, nor is anybody else: one yes
+	// of somebody who knows accounts ends it.
+	{"yes+", "yes 1", "1"},
+	{"yes+ closed", "yes 1", "1"},
+	{"closed yes+", "yes 2", "2"},
+	{"yes+ dark", "yes 1", "1"},
+	{"yes yes+", "yes 1", "1 2"},
+
+	// The account may be closed where nobody can be asked. It is closed all the
+	// same when somebody else says so.
+	{"yes dark", "unavailable", "1 2"},
+	{"dark yes", "unavailable", "2 1"},
+	{"yes late", "unavailable", "1 2"},
+	{"yes crash", "internal", "1 2"},
+	{"yes dark open", "unavailable", "1 2 3"},
+	{"yes dark closed", "denied", "1 2 3"},
+	{"yes crash over", "expired", "1 2 3"},
+	{"yes dark crash", "internal", "1 2 3"},
+	{"yes dark* open", "unavailable", "1 2 3"},
+
+	// Nobody is asked about the account of who did not prove himself.
+	{"wrong closed", "rejected", "1"},
+	{"wrong dark", "rejected", "1"},
+	{"unknown closed", "unknown-user", "1"},
+	{"denied open", "denied", "1"},
+	{"down open", "unavailable", "1"},
+	{"closed", "unknown-user", ""},
 }
 
 // others judges no proof that the table is about.
 type others struct{ name string }
 
 func (o others) Name() string { return o.name }
+
+// knower judges no proof and knows accounts; both judges, too.
+type (
+	knower struct{ f fake }
+	both   struct{ fake }
+)
+
+func (k knower) Name() string { return k.f.name }
+
+func (k knower) FindUser(ctx context.Context, _ string) (*Identity, error) { return k.f.answer(ctx) }
+
+func (b both) FindUser(ctx context.Context, _ string) (*Identity, error) { return b.answer(ctx) }
 
 func stepsOf(t *testing.T, words string) Chain {
 	t.Helper()
@@ -207,6 +278,10 @@ func stepsOf(t *testing.T, words string) Chain {
 		"bug": {panics: "boom"}, "odd": {err: errors.New("connection refused")},
 		"nobody": {secret: Password("s")}, "blank": {id: &Identity{}, secret: Password("s")},
 	}
+	knowers := map[string]fake{
+		"open": vouches, "closed": fails(Denied), "over": fails(Expired), "absent": fails(UnknownUser),
+		"dark": fails(Unavailable), "late": {wait: true}, "crash": {panics: "boom"},
+	}
 	var c Chain
 	for i, word := range strings.Fields(words) {
 		s := Step{Verifier: others{strconv.Itoa(i + 1)}}
@@ -217,10 +292,17 @@ func stepsOf(t *testing.T, words string) Chain {
 		if f, ok := known[word]; ok {
 			f.name, f.secret = strconv.Itoa(i+1), slices.Clone(f.secret)
 			s.Verifier = f
+		} else if f, ok := knowers[word]; ok {
+			f.name = strconv.Itoa(i + 1)
+			s.Verifier = knower{f}
+		} else if word == "yes+" {
+			f := vouches
+			f.name, f.secret = strconv.Itoa(i+1), slices.Clone(f.secret)
+			s.Verifier = both{f}
 		} else if word != "other" {
 			t.Fatalf("no step is called %q", word)
 		}
-		if word == "slow" {
+		if word == "slow" || word == "late" {
 			s.Timeout = time.Second
 		}
 		c = append(c, s)
@@ -228,7 +310,7 @@ func stepsOf(t *testing.T, words string) Chain {
 	return c
 }
 
-// TestChain holds the four walks to the table.
+// TestChain holds the five walks to the table.
 func TestChain(t *testing.T) {
 	t.Parallel()
 	asks := map[string]func(context.Context, Chain) (*Identity, error){
@@ -245,7 +327,8 @@ func TestChain(t *testing.T) {
 		"token": func(ctx context.Context, c Chain) (*Identity, error) {
 			return c.VerifyToken(ctx, &TokenRequest{Login: "a"})
 		},
-		"principal": func(ctx context.Context, c Chain) (*Identity, error) { return c.MapPrincipal(ctx, &Principal{}, "") },
+		"certificate": func(ctx context.Context, c Chain) (*Identity, error) { return c.MapCertificate(ctx, nil) },
+		"principal":   func(ctx context.Context, c Chain) (*Identity, error) { return c.MapPrincipal(ctx, &Principal{}, "") },
 	}
 	for what, ask := range asks {
 		for _, row := range chainTable {
@@ -290,6 +373,11 @@ func TestChainTableIsComplete(t *testing.T) {
 	}
 	for _, a := range []string{"denied", "expired", "throttled"} {
 		if !rows[a+" yes"] {
+			t.Errorf("no row says what %s leads to", a)
+		}
+	}
+	for _, a := range []string{"open", "closed", "over", "absent", "dark"} {
+		if !rows[a+" yes"] || !rows["yes "+a] {
 			t.Errorf("no row says what %s leads to", a)
 		}
 	}

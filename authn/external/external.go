@@ -53,7 +53,7 @@ func (m *mechanism) Usable(ctx context.Context, t *authn.Transport) error {
 	if err := proven(t.Client); err != nil {
 		return unlessOutage(err, "the client certificate is not accepted")
 	}
-	_, err := m.chain.MapCertificate(ctx, t.Client.Chain)
+	_, err := m.chain.OwnsCertificate(ctx, t.Client.Chain)
 	if err != nil {
 		return unlessOutage(err, "the client certificate belongs to nobody here")
 	}

@@ -232,7 +232,9 @@ func (r *Report) ExplainCertificate(w io.Writer, file string) error {
 func owner(p *authn.Policy, t *authn.Transport) string {
 	ruleless := *p
 	ruleless.Rules, ruleless.Shadow = nil, nil
-	ctx := context.Background() // nothing of this waits
+	// a directory may be asked about the account
+	ctx, cancel := context.WithTimeout(authn.WithPolicy(context.Background(), &ruleless), askTime)
+	defer cancel()
 	l, err := ruleless.Start(ctx, t, external.Name)
 	if err == nil {
 		_, _, err = l.Next(ctx, []byte{})
@@ -240,6 +242,11 @@ func owner(p *authn.Policy, t *authn.Transport) string {
 	switch {
 	case t.Client.Err != nil:
 		return t.Client.Err.Error()
+	case authn.KindOf(err) == authn.Unavailable:
+		if id, mapErr := p.Users.OwnsCertificate(ctx, t.Client.Chain); mapErr == nil {
+			return fmt.Sprintf("is %s's, by step %s, unless the account is closed: %v", id.User, id.Step, err)
+		}
+		return err.Error()
 	case err != nil:
 		return err.Error()
 	}

@@ -228,6 +228,9 @@ func (e *explainer) mechanism(w io.Writer, before, after authn.Verdict) {
 		steps = append(steps, s.Use)
 	}
 	fmt.Fprintf(w, "  steps of chain %s: %s\n", x.Chain, strings.Join(steps, ", "))
+	if asked := e.policy.Users.AccountSteps(steps...); len(asked) > 0 {
+		fmt.Fprintf(w, "  then asked about the account: %s\n", strings.Join(asked, ", "))
+	}
 	if s := e.policy.Shadow; s != nil {
 		e.shadow(w, s, name)
 	}
