@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"hash/maphash"
 	"runtime"
 	"strconv"
 	"strings"
@@ -22,12 +23,16 @@ type BudgetOptions struct {
 }
 
 // Budget bounds what the hashes cost that are computed at the same time, for
-// all verifiers that share it. Who finds no room in time has met an outage.
+// all verifiers that share it. Who finds no room in time has met an outage. A
+// verifier of a file that changed needs the budget of the one before it, or logins
+// that nobody has would cost something else from then on, which those of users
+// never do.
 type Budget struct {
 	o       BudgetOptions
 	slots   *semaphore.Weighted
 	memory  *semaphore.Weighted
 	waiting atomic.Int64
+	seed    maphash.Seed // says what logins that nobody has cost, for as long as there is the budget
 }
 
 // NewBudget returns a budget that nobody uses yet.
@@ -36,7 +41,7 @@ func NewBudget(o BudgetOptions) *Budget {
 	o.Memory = cmp.Or(o.Memory, 256<<20)
 	o.Queue = cmp.Or(o.Queue, 1024)
 	o.Wait = cmp.Or(o.Wait, 10*time.Second)
-	return &Budget{o: o, slots: semaphore.NewWeighted(int64(o.Hashes)), memory: semaphore.NewWeighted(o.Memory)}
+	return &Budget{o: o, slots: semaphore.NewWeighted(int64(o.Hashes)), memory: semaphore.NewWeighted(o.Memory), seed: maphash.MakeSeed()}
 }
 
 // enter takes room for a hash that needs so much memory, and returns what gives

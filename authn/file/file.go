@@ -30,8 +30,12 @@
 // login that is not in the users file opens nothing. A hash of "*" is for users
 // without a password.
 //
-// An unknown user costs the hash of some user, of the same one each time, and so
-// does a user without one: neither the time nor its kind tells who exists. A
+// An unknown user costs a hash of some kind that users have, of the same one each
+// time, and so does a user without one: neither the time nor its kind tells who
+// exists. To cost the dearest kind is no choice: it would make the login of a user
+// with a cheaper hash the quick one, and to cost one hash of each kind for everybody
+// would let a file with many kinds stop the server. A restart draws the kinds anew,
+// so let users keep one ([Options].Rehash). A
 // [Budget] bounds the hashes that are computed at the same time, all verifiers
 // together, by number and by memory; who waits for one too long, or past the
 // deadline of the attempt, has met an outage.
@@ -226,7 +230,7 @@ func (f *files) verifyPassword(ctx context.Context, r *authn.PasswordRequest) (*
 		return nil, f.fail(authn.Rejected, fmt.Errorf("password of %d octets", n))
 	}
 	u, known := f.users.user(r.Login, f.o.Rehash != "")
-	h := f.users.dummy(r.Login) // chosen for everyone, to take the same time
+	h := f.users.dummy(f.budget.seed, r.Login) // chosen for everyone, to take the same time
 	if u.hash != nil {
 		h = u.hash
 	}

@@ -325,8 +325,8 @@ func TestRule025UnknownUserCostsAHash(t *testing.T) {
 		t.Fatal(err)
 	}
 	var n atomic.Int64
-	for i, h := range us.hashes {
-		us.hashes[i] = counted{h, &n}
+	for i, k := range us.kinds {
+		us.kinds[i].hash = counted{k.hash, &n}
 	}
 	for login, u := range us.byLogin {
 		if u.hash != nil {
@@ -384,7 +384,7 @@ func FuzzUsers(f *testing.F) {
 			if l, err := authn.PrepareLogin(login); err != nil || l != login || !strings.Contains(string(b), login+":") {
 				t.Errorf("%q is in the table", login)
 			}
-			if u.hash != nil && us.dummy("x") == nil {
+			if u.hash != nil && us.dummy(NewBudget(BudgetOptions{}).seed, "x") == nil {
 				t.Error("a hash and no dummy")
 			}
 			if p, ok := u.attrs[authn.AttrMaildrop]; ok && !filepath.IsLocal(p) {

@@ -96,7 +96,7 @@ func TestS21RefusalsTakeEqualTime(t *testing.T) {
 		}
 	}
 
-	us.hashes = nil
+	us.kinds = nil
 	took := refusals(t, passwords{f}, 1000, "user7", "nobody")
 	if d := apart(took[0], took[1]); d < 0.5 {
 		t.Errorf("a verifier that does nothing for unknown users is %.3f apart: this test finds nothing", d)
@@ -121,25 +121,50 @@ func TestApart(t *testing.T) {
 }
 
 // In a file of several kinds of hashes logins that nobody has cost the same
-// mixture, and each of them the same each time.
+// mixture, and each of them the same each time, whatever happens to the file but
+// what happens to users too: when shares change, logins change from kinds that
+// shrank to kinds that grew, and no more than that takes.
 func TestUnknownUsersCostTheMixture(t *testing.T) {
 	t.Parallel()
-	us, err := parseUsers("u", []byte("a:"+hashSHA5+"\nb:"+hashP+"\nc:"+hashP+"\nd:"+hashP+"\n"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	common := 0
-	for i := range 4000 {
-		login := fmt.Sprint("nobody", i)
-		h := us.dummy(login)
-		if h != us.dummy(login) {
-			t.Fatalf("%s costs now this and now that", login)
+	parse := func(cheap, dear int) *users {
+		text := ""
+		for i := range cheap {
+			text += fmt.Sprintf("cheap%d:%s\n", i, hashSHA5)
 		}
-		if h != us.byLogin["a"].hash {
+		for i := range dear {
+			text += fmt.Sprintf("dear%d:%s\n", i, hashP)
+		}
+		us, err := parseUsers("u", []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return us
+	}
+	seed := NewBudget(BudgetOptions{}).seed
+	dear := func(us *users, login string) bool {
+		return us.dummy(seed, login) == us.kinds[1].hash
+	}
+	const logins = 4000
+	before, same, after := parse(10, 30), parse(20, 60), parse(5, 35)
+	common, changed := 0, 0
+	for i := range logins {
+		login := fmt.Sprint("nobody", i)
+		was, is := dear(before, login), dear(after, login)
+		switch {
+		case was != dear(before, login), was != dear(same, login):
+			t.Fatalf("%s costs now this and now that", login)
+		case was && !is:
+			t.Fatalf("%s costs less though dear hashes have become more", login)
+		case was:
 			common++
+		case is:
+			changed++
 		}
 	}
 	if common < 2800 || common > 3200 { // 7 standard deviations
-		t.Errorf("%d of 4000 cost what 3 of 4 cost", common)
+		t.Errorf("%d of %d cost what 3 of 4 cost", common, logins)
+	}
+	if changed < 350 || changed > 650 { // 7 standard deviations
+		t.Errorf("%d of %d changed, where 1 of 8 has to", changed, logins)
 	}
 }

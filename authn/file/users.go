@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"math"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -28,8 +29,7 @@ type user struct {
 
 type users struct {
 	byLogin map[string]user
-	hashes  []matcher // of all users, for those who have none
-	seed    maphash.Seed
+	kinds   []kind   // of the hashes of all users, for those who have none
 	renewed sync.Map // login to user: who got a better hash after the file was read
 }
 
@@ -44,14 +44,39 @@ func (us *users) user(login string, renewals bool) (user, bool) {
 	return u, ok
 }
 
+// kind is hashes that cost the same.
+type kind struct {
+	class string
+	hash  matcher // one of them
+	users int
+}
+
 // dummy is the hash that is computed for a login without one, and whose answer
-// nobody looks at: always the same user's, so that logins without a hash cost
-// what those with one cost, in any mixture. It is nil when nobody has a hash.
-func (us *users) dummy(login string) matcher {
-	if len(us.hashes) == 0 {
-		return nil
+// nobody looks at. Of several kinds each is drawn as often as users have it, and a
+// login keeps to its kind: one that cost now this and now that would be nobody's.
+// When shares change, as when users get better hashes, no more logins change theirs
+// than have to, and only to kinds that grew. It is nil when nobody has a hash.
+func (us *users) dummy(seed maphash.Seed, login string) matcher {
+	var drawn matcher
+	least := math.Inf(1)
+	for _, k := range us.kinds {
+		// rendezvous hashing with weights: an exponential variate for each kind
+		x := (float64(maphash.Comparable(seed, [2]string{login, k.class})>>11) + 0.5) / (1 << 53)
+		if v := -math.Log(x) / float64(k.users); v < least {
+			drawn, least = k.hash, v
+		}
 	}
-	return us.hashes[maphash.String(us.seed, login)%uint64(len(us.hashes))]
+	return drawn
+}
+
+// count takes a hash into the shares.
+func (us *users) count(class string, hash matcher) {
+	i := slices.IndexFunc(us.kinds, func(k kind) bool { return k.class == class })
+	if i < 0 {
+		i = len(us.kinds)
+		us.kinds = append(us.kinds, kind{class: class, hash: hash})
+	}
+	us.kinds[i].users++
 }
 
 func loadUsers(path string) (*users, error) {
@@ -63,7 +88,7 @@ func loadUsers(path string) (*users, error) {
 }
 
 func parseUsers(path string, b []byte) (*users, error) {
-	us := &users{byLogin: make(map[string]user), seed: maphash.MakeSeed()}
+	us := &users{byLogin: make(map[string]user)}
 	bad := &problems{path: path}
 	seen := make(map[string]int)
 	interned := make(map[string]string) // thousands of users have hashes of one class
@@ -100,7 +125,7 @@ func parseUsers(path string, b []byte) (*users, error) {
 		}
 		us.byLogin[login] = u
 		if u.hash != nil {
-			us.hashes = append(us.hashes, u.hash)
+			us.count(u.class, u.hash)
 		}
 	}
 	if err := bad.err(); err != nil {
