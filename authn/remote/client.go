@@ -11,6 +11,7 @@ import (
 
 	"github.com/kpopd/kpopd/authn"
 	"github.com/kpopd/kpopd/authn/krb5"
+	"github.com/kpopd/kpopd/authn/scram"
 )
 
 // maxTravel is how much earlier the helper's time is up, so that its answer, which
@@ -38,14 +39,16 @@ type Client struct {
 	close context.CancelFunc
 	wg    sync.WaitGroup
 
-	mu   sync.Mutex
-	link *link // nil, or the last one, which may be broken
-	dial *dial // nil unless one is under way
+	mu     sync.Mutex
+	link   *link                  // nil, or the last one, which may be broken
+	dial   *dial                  // nil unless one is under way
+	shapes map[string]scram.Shape // by scheme, as the helper told last
 }
 
 var (
 	_ authn.PasswordVerifier = (*Client)(nil)
 	_ authn.SecretSource     = (*Client)(nil)
+	_ scram.Surveyor         = (*Client)(nil)
 	_ authn.PrincipalMapper  = (*Client)(nil)
 	_ authn.Relay            = (*Client)(nil)
 	_ authn.UserFinder       = finder{}
@@ -56,7 +59,7 @@ var (
 // New makes a client; name is the chain step's. It does not connect.
 func New(name string, o Options) *Client {
 	o.Timeout = cmp.Or(o.Timeout, defaultTimeout)
-	c := &Client{name: name, o: o}
+	c := &Client{name: name, o: o, shapes: map[string]scram.Shape{}}
 	c.ctx, c.close = context.WithCancel(context.Background())
 	return c
 }
@@ -121,6 +124,26 @@ func (c *Client) Secret(ctx context.Context, login, scheme string) (authn.Passwo
 	return secret, id, nil
 }
 
+// KeyShape implements [scram.Surveyor] with what came with the last answer about
+// a secret.
+func (c *Client) KeyShape(scheme string) (s scram.Shape, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s, ok = c.shapes[scheme]
+	return s, ok
+}
+
+// learn takes what an answer about a secret tells of the keys of its scheme.
+func (c *Client) learn(scheme string, s *shape) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s == nil || s.Iterations < scram.MinIterations || s.Iterations > scram.MaxIterations || s.Salt < 1 || s.Salt > scram.MaxSalt {
+		delete(c.shapes, scheme)
+		return
+	}
+	c.shapes[scheme] = scram.Shape{Iterations: s.Iterations, Salt: s.Salt}
+}
+
 // MapPrincipal implements [authn.PrincipalMapper].
 func (c *Client) MapPrincipal(ctx context.Context, p *authn.Principal, authzid string) (*authn.Identity, error) {
 	id, secret, err := c.ask(ctx, Principals, &message{Op: opPrincipal, Principal: principalOf(p), Authzid: []byte(authzid)}, nil)
@@ -145,6 +168,9 @@ func (c *Client) ask(ctx context.Context, proof Proof, m *message, payload []byt
 		return nil, secret, &authn.Error{Kind: kindNamed(f.Kind), Step: c.name, Err: f.restore()}
 	}
 	authn.TraceRelayed(ctx, restoreSteps(a.Steps))
+	if m.Op == opSecret {
+		c.learn(m.Scheme, a.Shape)
+	}
 	if err := a.Failure.restore(); err != nil {
 		return nil, secret, err
 	}

@@ -45,7 +45,13 @@
 //
 // Results are those of the chain in the same process: kinds, texts, steps in the
 // trace. Of TLS the helper learns version, cipher suite, server name and end
-// point. Of keys for SCRAM the front learns no shape but a user's own: where they
-// have not the default iterations, its scram.iterations must say how many, or
-// names that nobody has would be told apart by it.
+// point. Of keys for SCRAM the front learns with each answer about a secret, good
+// or bad, the iterations and the salt that most users have, so that a name that
+// nobody has is shown the same.
+//
+// Tokens and client certificates are judged in the front. Their verifiers hold
+// nothing that opens a mailbox: keys of issuers and authorities are public, and
+// with the secret for an introspection tokens can be asked about, not made. CAPA
+// depends on whose a certificate is and must not wait for another process. Accounts
+// that the helper knows are closed to both, when it is asked about users.
 package remote

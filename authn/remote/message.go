@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/authn/scram"
 )
 
 type op string
@@ -42,7 +43,21 @@ type message struct {
 	Context  *sessionContext `json:"context,omitempty"`  // check
 	Identity *identity       `json:"identity,omitempty"` // answer, as what follows
 	Steps    []step          `json:"steps,omitempty"`
+	Shape    *shape          `json:"shape,omitempty"`   // of most keys of the scheme; nil when there are none
 	Failure  *failure        `json:"failure,omitempty"` // of a verdict too
+}
+
+// shape is a scram.Shape.
+type shape struct {
+	Iterations int `json:"iterations"`
+	Salt       int `json:"salt"`
+}
+
+func shapeOf(c authn.Chain, scheme string) *shape {
+	if s, ok := scram.Survey(c, scheme); ok {
+		return &shape{s.Iterations, s.Salt}
+	}
+	return nil
 }
 
 // Proof is a sort of proof that a helper can judge.

@@ -312,7 +312,11 @@ func (x *session) answer(ctx context.Context, r *request, m *message, payload []
 	case opFind:
 		id, err = j.Chain.FindUser(ctx, string(m.Login))
 	}
-	return &message{Identity: identityOf(id), Steps: stepsOf(steps), Failure: failureOf(err)}, secret
+	a = &message{Identity: identityOf(id), Steps: stepsOf(steps), Failure: failureOf(err)}
+	if m.Op == opSecret {
+		a.Shape = shapeOf(j.Chain, m.Scheme)
+	}
+	return a, secret
 }
 
 func proofOf(o op) Proof {

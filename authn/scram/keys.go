@@ -30,7 +30,8 @@ const (
 	MaxIterations = 10_000_000
 
 	saltSize = 16 // octets of salts that we make
-	maxSalt  = 64 // octets of salts that we take
+	// MaxSalt is the octets of the longest salt that we take.
+	MaxSalt = 64
 )
 
 // hasher is a hash function under the name of the mechanism that uses it.
@@ -147,7 +148,7 @@ func Parse(text []byte) (*Keys, error) {
 	if k.Iterations < MinIterations || k.Iterations > MaxIterations {
 		return nil, fmt.Errorf("%d iterations, %d to %d are taken", k.Iterations, MinIterations, MaxIterations)
 	}
-	if k.Salt, err = decode(salt, 8, maxSalt); err != nil {
+	if k.Salt, err = decode(salt, 8, MaxSalt); err != nil {
 		return nil, err
 	}
 	if k.Stored, err = decode(stored, h.size, h.size); err != nil {
@@ -228,6 +229,19 @@ type Surveyor interface {
 	KeyShape(scheme string) (s Shape, ok bool)
 }
 
+// Survey is the shape that the first Surveyor of a chain with keys of a scheme
+// knows; ok is false when there is none.
+func Survey(c authn.Chain, scheme string) (s Shape, ok bool) {
+	for _, step := range c {
+		if v, is := step.Verifier.(Surveyor); is {
+			if s, ok = v.KeyShape(scheme); ok {
+				return s, true
+			}
+		}
+	}
+	return Shape{}, false
+}
+
 // nobody makes the keys of a name that nobody has. No proof fits them: it would
 // have to hash to zeros.
 func (m *mechanism) nobody(login string) *Keys {
@@ -243,12 +257,8 @@ func (m *mechanism) nobody(login string) *Keys {
 }
 
 func (m *mechanism) shape() Shape {
-	for _, step := range m.Chain {
-		if v, ok := step.Verifier.(Surveyor); ok {
-			if s, ok := v.KeyShape(m.base); ok {
-				return s
-			}
-		}
+	if s, ok := Survey(m.Chain, m.base); ok {
+		return s
 	}
 	if m.Iterations > 0 {
 		return Shape{m.Iterations, saltSize}

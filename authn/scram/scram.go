@@ -254,8 +254,8 @@ func (e *exchange) lookup(ctx context.Context) error {
 		return nil
 	}
 	e.user = user
-	nobody := e.m.nobody(user)
 	secret, id, err := e.m.Chain.Secret(ctx, user, e.m.base)
+	nobody := e.m.nobody(user) // now that a verifier that is far away has told what keys look like
 	if err != nil {
 		switch authn.KindOf(err) {
 		case authn.UnknownUser, authn.Rejected, authn.Denied, authn.Expired:

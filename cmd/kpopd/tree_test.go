@@ -38,7 +38,7 @@ var directions = map[string][]string{
 	"authn/oidc/oidctest": nil, // for tests
 	"authn/plain":         {"authn"},
 	"authn/principal":     {"authn", "authn/sitefile"},
-	"authn/remote":        {"authn", "authn/krb5"}, // tickets are taken in the helper
+	"authn/remote":        {"authn", "authn/krb5", "authn/scram"}, // tickets are taken in the helper; shapes of keys
 	"authn/scram":         {"authn"},
 	"authn/sitefile":      nil,
 	"authn/throttle":      {"authn"},

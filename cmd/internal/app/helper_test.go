@@ -1,6 +1,7 @@
 package app
 
 import (
+	"encoding/base64"
 	"errors"
 	"net"
 	"os"
@@ -11,9 +12,11 @@ import (
 
 	"github.com/emersion/go-sasl"
 
+	"github.com/kpopd/kpopd/authn"
 	"github.com/kpopd/kpopd/authn/file"
 	"github.com/kpopd/kpopd/authn/gssapi"
 	"github.com/kpopd/kpopd/authn/krb5"
+	"github.com/kpopd/kpopd/authn/scram"
 	"github.com/kpopd/kpopd/krb5test"
 	"github.com/kpopd/kpopd/maildrop/maildir"
 	"github.com/kpopd/kpopd/pop3/client"
@@ -291,4 +294,65 @@ func TestHelperChecked(t *testing.T) {
 			t.Errorf("%s: %v", want, err)
 		}
 	}
+}
+
+// probe begins a SCRAM login and keeps what the server shows.
+type probe struct{ login, shown string }
+
+func (p *probe) Start() (string, []byte, error) {
+	return "SCRAM-SHA-256", []byte("n,,n=" + p.login + ",r=fyko"), nil
+}
+
+func (p *probe) Next(challenge []byte) ([]byte, error) {
+	p.shown = string(challenge)
+	nonce, _, _ := strings.Cut(p.shown, ",")
+	return []byte("c=biws," + nonce + ",p=" + base64.StdEncoding.EncodeToString(make([]byte, 32))), nil
+}
+
+// A name that nobody has is shown the iterations that users have whose keys only
+// the helper can read, from the first on, and after they have changed.
+func TestNobodyBehindHelper(t *testing.T) {
+	t.Parallel()
+	d := divide(t)
+	dir := filepath.Dir(d.helper)
+	write := func(iterations int) {
+		t.Helper()
+		k, err := scram.Make("SCRAM-SHA-256", authn.Password("pw-alice"), iterations)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "digests"), []byte("alice:SCRAM-SHA-256:"+string(k.Text())+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(4096)
+	front, err := os.ReadFile(d.front)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Replace(string(front), "offers: [GSSAPI, ", "offers: [SCRAM-SHA-256, GSSAPI, ", 1) + "scram: {salt_key: salt.key}\n"
+	if err := errors.Join(os.WriteFile(d.front, []byte(text), 0o600), file.MakeKeyFile(filepath.Join(filepath.Dir(d.front), "salt.key"))); err != nil {
+		t.Fatal(err)
+	}
+	h, _ := judgeFor(t, d)
+	defer h.Shutdown()
+	s, _ := serve(t, d.front)
+	expect := func(iterations string) {
+		t.Helper()
+		for _, login := range []string{"nobody", "alice", "nobody2"} {
+			p := &probe{login: login}
+			if code := responseCode(saslAt(t, s, p)); code != "AUTH" {
+				t.Errorf("%s: refused with %q", login, code)
+			}
+			if !strings.HasSuffix(p.shown, iterations) {
+				t.Errorf("%s is shown %q, want %s", login, p.shown, iterations)
+			}
+		}
+	}
+	expect(",i=4096")
+	write(7777)
+	if err := h.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	expect(",i=7777")
 }

@@ -222,7 +222,7 @@ type GSSAPI struct {
 type SCRAM struct {
 	ChannelBinding string `mapstructure:"channel_binding"` // off, allow or require; allow when empty
 	SaltKey        string `mapstructure:"salt_key"`        // path of a key file, or credential:NAME, for the salts of users who do not exist; servers of one name need the same
-	Iterations     int    `mapstructure:"iterations"`      // shown for such users where no file verifier knows what real ones have; 50000 when zero
+	Iterations     int    `mapstructure:"iterations"`      // shown for such users where no file verifier, here or in a helper, knows what real ones have; 50000 when zero
 }
 
 // Credential begins the name of a systemd credential where else a path stands.
