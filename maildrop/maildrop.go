@@ -42,9 +42,14 @@ type Store interface {
 
 // Drop is one session's view of a maildrop, used by one goroutine.
 type Drop interface {
-	// Messages is the listing made by Open; index i is message i+1 of
-	// RFC 1939. It does not change, and the caller must not change it.
-	Messages() []Message
+	// Totals are the number of the messages that Open listed, and of their
+	// octets as sent. They do not change.
+	Totals() (messages int, octets int64)
+
+	// Listing is what Open listed. It does not change, and is valid until Close.
+	// A store may fetch it when it is first asked for: STAT needs the totals
+	// alone. Errors: ErrTemporary.
+	Listing(ctx context.Context) (Listing, error)
 
 	// Content opens message i. The reader yields the stored octets: line
 	// ends as stored, no dot-stuffing. Errors: ErrGone, ErrTemporary.
@@ -60,6 +65,43 @@ type Drop interface {
 	// Close releases the lock and removes nothing. It may be called more
 	// than once, and after Commit.
 	Close() error
+}
+
+// Listing is the messages of a [Drop].
+type Listing interface {
+	Len() int
+	// At is the line of index i, which is message i+1 of RFC 1939.
+	At(i int) Message
+}
+
+// Messages is a [Listing] that is kept as it is shown.
+type Messages []Message
+
+// Len implements [Listing].
+func (m Messages) Len() int { return len(m) }
+
+// At implements [Listing].
+func (m Messages) At(i int) Message { return m[i] }
+
+// Totals are those of a [Drop] that lists m.
+func (m Messages) Totals() (messages int, octets int64) {
+	for i := range m {
+		octets += m[i].Size
+	}
+	return len(m), octets
+}
+
+// List is the listing of d as a slice.
+func List(ctx context.Context, d Drop) (Messages, error) {
+	l, err := d.Listing(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m := make(Messages, l.Len())
+	for i := range m {
+		m[i] = l.At(i)
+	}
+	return m, nil
 }
 
 // Message is one line of the listing.

@@ -20,6 +20,8 @@ type Meter struct {
 	bare   int64 // LFs that no CR precedes
 	dotted bool  // a line begins with a dot; kept only while bare is 0
 	last   byte  // octet written last
+	line   int64 // octets of the current line; kept only in the header
+	header int64 // octets of the header as sent; 0 before its end
 }
 
 // Write never fails.
@@ -27,7 +29,7 @@ func (m *Meter) Write(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	if m.bare > 0 && m.last != '\r' && bytes.IndexByte(p, '\r') < 0 {
+	if m.header > 0 && m.bare > 0 && m.last != '\r' && bytes.IndexByte(p, '\r') < 0 {
 		// LF line ends throughout: the form is known, only the count is not
 		m.bare += int64(bytes.Count(p, []byte{'\n'}))
 	} else {
@@ -42,10 +44,11 @@ func (m *Meter) lines(p []byte) {
 	if p[0] == '.' && (m.octets == 0 || m.last == '\n') {
 		m.dotted = true
 	}
-	before := m.last
+	before, size := m.last, len(p)
 	for {
 		i := bytes.IndexByte(p, '\n')
 		if i < 0 {
+			m.line += int64(len(p))
 			return
 		}
 		if i > 0 {
@@ -54,6 +57,10 @@ func (m *Meter) lines(p []byte) {
 		if before != '\r' {
 			m.bare++
 		}
+		if m.line += int64(i); m.header == 0 && (m.line == 0 || m.line == 1 && before == '\r') {
+			m.header = m.octets + int64(size-len(p)+i+1) + m.bare
+		}
+		m.line = 0
 		before, p = '\n', p[i+1:]
 		if len(p) > 0 && p[0] == '.' {
 			m.dotted = true
@@ -68,6 +75,15 @@ func (m *Meter) Size() int64 {
 		return m.octets + m.bare + 2
 	}
 	return m.octets + m.bare
+}
+
+// Header is how much of Size is the header, with the empty line that ends it.
+// A message without such a line is all header.
+func (m *Meter) Header() int64 {
+	if m.header > 0 {
+		return m.header
+	}
+	return m.Size()
 }
 
 // WireForm says that the stored octets are those to send: [Message.WireForm].

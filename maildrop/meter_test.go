@@ -117,3 +117,39 @@ func BenchmarkMeter(b *testing.B) {
 		})
 	}
 }
+
+// Wherever a message is cut, its header ends with the first empty line.
+func TestMeterHeader(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		stored string
+		header int64
+	}{
+		{"", 0},
+		{"\n", 2},
+		{"\r\nb\r\n", 2},
+		{"a\n\nb\n", 5},
+		{"a\r\n\r\nb\r\n\r\n", 5},
+		{"a\nb\r\n\nc\n", 8},
+		{"a\n\r\nb\n", 5},
+		{"a\n\r\r\nb", 9}, // a line of CR is not empty: all is header
+		{"\r\r\n\n", 5},
+		{"a\nb", 6},
+	} {
+		for cut := range len(tt.stored) + 1 {
+			var m maildrop.Meter
+			m.Write([]byte(tt.stored[:cut]))
+			m.Write([]byte(tt.stored[cut:]))
+			if got := m.Header(); got != tt.header {
+				t.Errorf("%q, cut at %d: header of %d octets, want %d", tt.stored, cut, got, tt.header)
+			}
+		}
+		var m maildrop.Meter
+		for i := range len(tt.stored) {
+			m.Write([]byte{tt.stored[i]})
+		}
+		if got := m.Header(); got != tt.header {
+			t.Errorf("%q, octet by octet: header of %d octets, want %d", tt.stored, got, tt.header)
+		}
+	}
+}

@@ -35,13 +35,14 @@ import (
 
 // files is a maildrop whose messages are files, as in a maildir.
 type files struct {
-	list  []maildrop.Message
+	list  maildrop.Messages
 	paths []string
 }
 
-func (f *files) Messages() []maildrop.Message        { return f.list }
-func (f *files) Commit(context.Context, []int) error { return nil }
-func (f *files) Close() error                        { return nil }
+func (f *files) Totals() (int, int64)                              { return f.list.Totals() }
+func (f *files) Listing(context.Context) (maildrop.Listing, error) { return f.list, nil }
+func (f *files) Commit(context.Context, []int) error               { return nil }
+func (f *files) Close() error                                      { return nil }
 func (f *files) Content(_ context.Context, i int) (io.ReadCloser, error) {
 	return os.Open(f.paths[i])
 }

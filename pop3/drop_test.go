@@ -11,7 +11,8 @@ import (
 
 // oddDrop is a maildrop that does what it is told.
 type oddDrop struct {
-	messages []maildrop.Message
+	messages maildrop.Messages
+	listing  error
 	content  func(i int) (io.ReadCloser, error)
 	commit   error
 	closing  error
@@ -22,7 +23,9 @@ type oddDrop struct {
 	closed bool
 }
 
-func (d *oddDrop) Messages() []maildrop.Message { return d.messages }
+func (d *oddDrop) Totals() (int, int64) { return d.messages.Totals() }
+
+func (d *oddDrop) Listing(context.Context) (maildrop.Listing, error) { return d.messages, d.listing }
 
 func (d *oddDrop) Content(_ context.Context, i int) (io.ReadCloser, error) { return d.content(i) }
 

@@ -4,17 +4,27 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strconv"
 
 	"github.com/kpopd/kpopd/maildrop"
 )
 
 // recount counts all messages.
 func (s *session) recount() {
-	s.count, s.size = 0, 0
-	for _, m := range s.drop.Messages() {
-		s.count++
-		s.size += uint64(m.Size)
+	n, octets := s.drop.Totals()
+	s.count, s.size = n, uint64(octets)
+}
+
+// messages is the listing of the maildrop. A store may read it only now.
+func (s *session) messages(ctx context.Context) (maildrop.Listing, error) {
+	if s.listed == nil {
+		l, err := s.drop.Listing(ctx)
+		if err != nil {
+			return nil, err
+		}
+		s.listed = l
 	}
+	return s.listed, nil
 }
 
 // message parses a message number and returns the index.
@@ -23,12 +33,18 @@ func (s *session) message(arg []byte) (int, error) {
 	switch {
 	case !ok:
 		return 0, errNotNumber
-	case n == 0 || n > uint64(len(s.drop.Messages())):
+	case n == 0 || n > uint64(s.total()):
 		return 0, errNoMessage
 	case s.isDeleted(int(n - 1)):
 		return 0, errDeleted
 	}
 	return int(n - 1), nil
+}
+
+// total is the number of messages, deleted ones too.
+func (s *session) total() int {
+	n, _ := s.drop.Totals()
+	return n
 }
 
 func (s *session) isDeleted(i int) bool { return s.deleted != nil && s.deleted[i] }
@@ -42,39 +58,48 @@ func (s *session) stat(context.Context, args) error {
 	return nil
 }
 
-func (s *session) list(_ context.Context, a args) error {
-	return s.listing(a, func(w *writer, m *maildrop.Message) { w.num(uint64(m.Size)) })
+func (s *session) list(ctx context.Context, a args) error {
+	return s.listing(ctx, a, func(b []byte, m *maildrop.Message) []byte {
+		return strconv.AppendUint(b, uint64(m.Size), 10)
+	})
 }
 
-func (s *session) uidl(_ context.Context, a args) error {
-	return s.listing(a, func(w *writer, m *maildrop.Message) { w.str(m.UID) })
+func (s *session) uidl(ctx context.Context, a args) error {
+	return s.listing(ctx, a, func(b []byte, m *maildrop.Message) []byte { return append(b, m.UID...) })
 }
 
 // shortListing is how many messages fit into a small buffer, with unique-ids
 // of 70 octets.
 const shortListing = 50
 
-// listing shows one message, or all that are not deleted, with a column.
-func (s *session) listing(a args, column func(*writer, *maildrop.Message)) error {
-	ms := s.drop.Messages()
+// column adds what a listing tells of a message.
+type column func([]byte, *maildrop.Message) []byte
+
+// listing shows one message, or all that are not deleted, with a column. It
+// never holds more of a reply than a buffer.
+func (s *session) listing(ctx context.Context, a args, c column) error {
+	ms, err := s.messages(ctx)
+	if err != nil {
+		return err
+	}
 	if len(a) == 1 {
 		i, err := s.message(a[0])
 		if err != nil {
 			return err
 		}
 		s.out.str("+OK ")
-		s.line(i, &ms[i], column)
+		s.line(i, ms.At(i), c)
 		return nil
 	}
 	s.okCounts()
 	if s.count > shortListing {
 		s.out.enlarge()
 	}
-	for i := range ms {
+	for i := range ms.Len() {
 		if s.isDeleted(i) {
 			continue
 		}
-		s.line(i, &ms[i], column)
+		s.line(i, ms.At(i), c)
 		if s.out.err != nil {
 			return s.out.err
 		}
@@ -83,11 +108,12 @@ func (s *session) listing(a args, column func(*writer, *maildrop.Message)) error
 	return nil
 }
 
-func (s *session) line(i int, m *maildrop.Message, column func(*writer, *maildrop.Message)) {
-	s.out.num(uint64(i + 1))
-	s.out.str(" ")
-	column(&s.out, m)
-	s.out.str("\r\n")
+func (s *session) line(i int, m maildrop.Message, c column) {
+	const digits = 20
+	s.out.reserve(digits + len(" ") + max(digits, len(m.UID)) + len("\r\n"))
+	b := strconv.AppendUint(s.out.buf, uint64(i+1), 10)
+	b = c(append(b, ' '), &m)
+	s.out.buf = append(b, "\r\n"...)
 }
 
 // okCounts is the reply that tells how much there is.
@@ -100,18 +126,21 @@ func (s *session) okCounts() error {
 	return nil
 }
 
-func (s *session) dele(_ context.Context, a args) error {
+func (s *session) dele(ctx context.Context, a args) error {
 	i, err := s.message(a[0])
 	if err != nil {
 		return err
 	}
-	ms := s.drop.Messages()
+	ms, err := s.messages(ctx)
+	if err != nil {
+		return err
+	}
 	if s.deleted == nil {
-		s.deleted = make([]bool, len(ms))
+		s.deleted = make([]bool, ms.Len())
 	}
 	s.deleted[i] = true
 	s.count--
-	s.size -= uint64(ms[i].Size)
+	s.size -= uint64(ms.At(i).Size)
 	return s.ok("Marked as deleted")
 }
 
@@ -137,7 +166,7 @@ func (s *session) quit(ctx context.Context, _ args) error {
 	if err := drop.Close(); err != nil { // what was removed is removed
 		s.log.ErrorContext(ctx, "maildrop not closed", s.attrs(errAttr(err))...)
 	}
-	s.drop = nil
+	s.drop, s.listed = nil, nil
 	if err != nil {
 		return s.leftBehind(ctx, del, err)
 	}

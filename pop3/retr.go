@@ -33,7 +33,11 @@ func (s *session) top(ctx context.Context, a args) error {
 	if !ok {
 		return errNotCount
 	}
-	if n >= uint64(s.drop.Messages()[i].Size) {
+	ms, err := s.messages(ctx)
+	if err != nil {
+		return err
+	}
+	if n >= uint64(ms.At(i).Size) {
 		n = allLines
 	}
 	return s.sendMessage(ctx, i, n)
@@ -42,6 +46,11 @@ func (s *session) top(ctx context.Context, a args) error {
 // sendMessage answers with message i, up to lines lines of its body. Until the
 // first octets are there an error becomes -ERR; after that it ends the session.
 func (s *session) sendMessage(ctx context.Context, i int, lines uint64) (err error) {
+	ms, err := s.messages(ctx)
+	if err != nil {
+		return err
+	}
+	m := ms.At(i)
 	body, err := s.drop.Content(ctx, i)
 	if err != nil {
 		return s.vanished(i, err)
@@ -53,8 +62,7 @@ func (s *session) sendMessage(ctx context.Context, i int, lines uint64) (err err
 		bodyBuffers.Put(box)
 		return s.vanished(i, fmt.Errorf("read message %d: %w", i+1, err))
 	}
-	m := &s.drop.Messages()[i]
-	s.startBody(m, lines)
+	s.startBody(m.Size, lines)
 	s.out.enlarge()
 	b := bodySource{body, box[:], n, err}
 	if m.WireForm && lines == allLines {
@@ -69,9 +77,9 @@ func (s *session) sendMessage(ctx context.Context, i int, lines uint64) (err err
 	return err
 }
 
-func (s *session) startBody(m *maildrop.Message, lines uint64) {
+func (s *session) startBody(size int64, lines uint64) {
 	if lines == allLines {
-		s.okNumber(uint64(m.Size), " octets")
+		s.okNumber(uint64(size), " octets")
 	} else {
 		s.ok("Top of message follows")
 	}

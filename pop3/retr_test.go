@@ -33,7 +33,10 @@ type oneDrop struct {
 	body io.Reader
 }
 
-func (d *oneDrop) Messages() []maildrop.Message        { return []maildrop.Message{d.m} }
+func (d *oneDrop) Totals() (int, int64) { return 1, d.m.Size }
+func (d *oneDrop) Listing(context.Context) (maildrop.Listing, error) {
+	return maildrop.Messages{d.m}, nil
+}
 func (d *oneDrop) Commit(context.Context, []int) error { return nil }
 func (d *oneDrop) Close() error                        { return nil }
 func (d *oneDrop) Content(context.Context, int) (io.ReadCloser, error) {

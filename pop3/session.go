@@ -49,11 +49,12 @@ type session struct {
 	attempts int    // logins begun
 
 	identity *authn.Identity
-	drop     maildrop.Drop // set in transaction
-	deleted  []bool        // by index; nil while nothing is
-	count    int           // messages not deleted
-	size     uint64        // octets of those
-	gone     map[int]bool  // asked for and found to be gone, by index
+	drop     maildrop.Drop    // set in transaction
+	listed   maildrop.Listing // of drop; nil until it is needed
+	deleted  []bool           // by index; nil while nothing is
+	count    int              // messages not deleted
+	size     uint64           // octets of those
+	gone     map[int]bool     // asked for and found to be gone, by index
 
 	done SessionDone
 
@@ -120,7 +121,7 @@ func (s *session) releaseDrop() error {
 	if drop == nil {
 		return nil
 	}
-	s.drop = nil
+	s.drop, s.listed = nil, nil
 	return drop.Close()
 }
 

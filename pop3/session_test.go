@@ -632,7 +632,7 @@ func TestQuitThenGone(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n := len(d.Messages()); n != left {
+		if n, _ := d.Totals(); n != left {
 			t.Errorf("%q: %d left", say, n)
 		}
 		d.Close()

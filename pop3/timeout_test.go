@@ -161,8 +161,11 @@ type endless struct {
 	removed atomic.Int64
 }
 
-func (d *endless) Messages() []maildrop.Message { return []maildrop.Message{d.m} }
-func (d *endless) Close() error                 { d.closed.Store(true); return nil }
+func (d *endless) Totals() (int, int64) { return 1, d.m.Size }
+func (d *endless) Listing(context.Context) (maildrop.Listing, error) {
+	return maildrop.Messages{d.m}, nil
+}
+func (d *endless) Close() error { d.closed.Store(true); return nil }
 func (d *endless) Commit(_ context.Context, del []int) error {
 	d.removed.Add(int64(len(del)))
 	return nil

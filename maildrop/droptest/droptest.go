@@ -136,14 +136,29 @@ func open(t *testing.T, s maildrop.Store) maildrop.Drop {
 func uids(t *testing.T, s maildrop.Store) []string {
 	t.Helper()
 	d := open(t, s)
-	us := uidsOf(d)
+	us := uidsOf(t, d)
 	shut(t, d)
 	return us
 }
 
-func uidsOf(d maildrop.Drop) []string {
-	us := make([]string, len(d.Messages()))
-	for i, m := range d.Messages() {
+// messages is the listing of d, which has the totals that it is said to have.
+func messages(t *testing.T, d maildrop.Drop) maildrop.Messages {
+	t.Helper()
+	ms, err := maildrop.List(t.Context(), d)
+	if err != nil {
+		t.Fatalf("Listing: %v", err)
+	}
+	n, octets := d.Totals()
+	if wantN, wantOctets := ms.Totals(); n != wantN || octets != wantOctets {
+		t.Fatalf("the totals are %d messages and %d octets, those listed are %d and %d", n, octets, wantN, wantOctets)
+	}
+	return ms
+}
+
+func uidsOf(t *testing.T, d maildrop.Drop) []string {
+	t.Helper()
+	us := make([]string, len(messages(t, d)))
+	for i, m := range messages(t, d) {
 		us[i] = m.UID
 	}
 	return us
@@ -180,7 +195,7 @@ func content(t *testing.T, d maildrop.Drop, i int) string {
 func contents(t *testing.T, d maildrop.Drop) map[string]string {
 	t.Helper()
 	m := make(map[string]string)
-	for i, msg := range d.Messages() {
+	for i, msg := range messages(t, d) {
 		m[msg.UID] = content(t, d, i)
 	}
 	return m

@@ -19,7 +19,7 @@ func Rule040(t *testing.T, newHarness New) {
 	h := newHarness(t)
 	deliver(h, "a\n", "b\n", "c\n")
 	d := open(t, h.Store)
-	before := slices.Clone(d.Messages())
+	before := slices.Clone(messages(t, d))
 	texts := contents(t, d)
 
 	deliver(h, "d\n")
@@ -27,8 +27,8 @@ func Rule040(t *testing.T, newHarness New) {
 	if h.Rename != nil {
 		h.Rename(user, before[0].UID)
 	}
-	if !slices.Equal(d.Messages(), before) {
-		t.Errorf("the listing became %v, was %v", d.Messages(), before)
+	if !slices.Equal(messages(t, d), before) {
+		t.Errorf("the listing became %v, was %v", messages(t, d), before)
 	}
 	for _, i := range []int{0, 2} {
 		if got, want := content(t, d, i), texts[before[i].UID]; got != want {
@@ -41,7 +41,7 @@ func Rule040(t *testing.T, newHarness New) {
 func Rule044(t *testing.T, newHarness New) {
 	h := newHarness(t)
 	d := open(t, h.Store)
-	if n := len(d.Messages()); n != 0 {
+	if n := len(messages(t, d)); n != 0 {
 		t.Errorf("%d messages", n)
 	}
 	commit(t, d)
@@ -57,10 +57,10 @@ func Rule046(t *testing.T, newHarness New) {
 			deliver(h, n.Stored)
 			for range 2 { // read, and remembered
 				d := open(t, h.Store)
-				if len(d.Messages()) != 1 {
-					t.Fatalf("%d messages", len(d.Messages()))
+				if len(messages(t, d)) != 1 {
+					t.Fatalf("%d messages", len(messages(t, d)))
 				}
-				m, wire := d.Messages()[0], Wire(n.Stored)
+				m, wire := messages(t, d)[0], Wire(n.Stored)
 				if m.Size != int64(len(wire)) {
 					t.Errorf("size %d, want %d", m.Size, len(wire))
 				}
@@ -82,7 +82,7 @@ func Rule048(t *testing.T, newHarness New) {
 	h := newHarness(t)
 	deliver(h, "a\n", "b\n")
 	d := open(t, h.Store)
-	h.Remove(user, d.Messages()[0].UID)
+	h.Remove(user, messages(t, d)[0].UID)
 	for range 2 {
 		if _, err := d.Content(t.Context(), 0); !errors.Is(err, maildrop.ErrGone) {
 			t.Errorf("Content: %v, want ErrGone", err)
@@ -96,7 +96,7 @@ func Rule051(t *testing.T, newHarness New) {
 	h := newHarness(t)
 	deliver(h, "a\n", "b\n")
 	d := open(t, h.Store)
-	before := uidsOf(d)
+	before := uidsOf(t, d)
 	contents(t, d)
 	shut(t, d)
 	wantUIDs(t, uids(t, h.Store), before...)
@@ -129,7 +129,7 @@ func Rule061(t *testing.T, newHarness New) {
 	d = open(t, h.Store)
 	same(t, "the next session", contents(t, d), before)
 	if h.Rename != nil {
-		h.Rename(user, d.Messages()[0].UID)
+		h.Rename(user, messages(t, d)[0].UID)
 	}
 	shut(t, d)
 
@@ -155,7 +155,7 @@ func Rule062(t *testing.T, newHarness New) {
 	for range 5 {
 		deliver(h, "a\n", "a\n")
 		d := open(t, h.Store)
-		for _, u := range uidsOf(d) {
+		for _, u := range uidsOf(t, d) {
 			if seen[u] {
 				t.Errorf("%q was given before", u)
 			}
@@ -192,9 +192,9 @@ func Rule069(t *testing.T, newHarness New) {
 	h := newHarness(t)
 	deliver(h, "a\n")
 	d := open(t, h.Store)
-	before := uidsOf(d)
+	before := uidsOf(t, d)
 	deliver(h, "b\n")
-	wantUIDs(t, uidsOf(d), before...)
+	wantUIDs(t, uidsOf(t, d), before...)
 	shut(t, d)
 	if n := len(uids(t, h.Store)); n != 2 {
 		t.Errorf("%d messages in the next session, want 2", n)
@@ -211,7 +211,7 @@ func Rule071(t *testing.T, newHarness New) {
 		want[n.Stored]++
 	}
 	d := open(t, h.Store)
-	for i, m := range d.Messages() {
+	for i, m := range messages(t, d) {
 		text := content(t, d, i)
 		want[text]--
 		if m.Size != int64(len(Wire(text))) {
@@ -235,9 +235,9 @@ func Rule072(t *testing.T, newHarness New) {
 		deliver(h, n.Stored)
 	}
 	d := open(t, h.Store)
-	before := slices.Clone(d.Messages())
+	before := slices.Clone(messages(t, d))
 	shut(t, d)
-	if got := open(t, h.Restart()).Messages(); !slices.Equal(got, before) {
+	if got := messages(t, open(t, h.Restart())); !slices.Equal(got, before) {
 		t.Errorf("the listing is %v, was %v", got, before)
 	}
 }
@@ -262,7 +262,7 @@ func Rule074(t *testing.T, newHarness New) {
 		deliver(h, fmt.Sprintf("message %d\n", i))
 	}
 	d := open(t, h.Store)
-	before := uidsOf(d)
+	before := uidsOf(t, d)
 	commit(t, d, 0, 3, 4, 9)
 	left := slices.Concat(before[1:3], before[5:9])
 	wantUIDs(t, uids(t, h.Store), left...)
@@ -282,7 +282,7 @@ func Rule075(t *testing.T, newHarness New) {
 	}
 	deliver(h, "a\n", "b\n", "c\n")
 	d := open(t, h.Store)
-	before := uidsOf(d)
+	before := uidsOf(t, d)
 	h.Protect(user, before[1])
 	err := d.Commit(t.Context(), []int{0, 1, 2})
 	var ce *maildrop.CommitError
@@ -304,7 +304,7 @@ func Rule076(t *testing.T, newHarness New) {
 	shut(t, d)
 	wantInUse(t, h.Store) // closing the old session must not free the lock of the new one
 	if h.Protect != nil {
-		h.Protect(user, next.Messages()[0].UID)
+		h.Protect(user, messages(t, next)[0].UID)
 		if err := next.Commit(t.Context(), []int{0}); err == nil {
 			t.Error("Commit of a protected message says that it removed")
 		}
@@ -318,7 +318,7 @@ func Rule078(t *testing.T, newHarness New) {
 	h := newHarness(t)
 	deliver(h, "a\n", "b\n", "c\n")
 	d := open(t, h.Store)
-	before := uidsOf(d)
+	before := uidsOf(t, d)
 	h.Remove(user, before[0])
 	if h.Rename != nil {
 		h.Rename(user, before[1])
@@ -335,8 +335,8 @@ func Rule079(t *testing.T, newHarness New) {
 	deliver(h, "b\n")
 	commit(t, d, 0)
 	d = open(t, h.Store)
-	if len(d.Messages()) != 1 || content(t, d, 0) != "b\n" {
-		t.Errorf("%d messages are left, want the one delivered meanwhile", len(d.Messages()))
+	if len(messages(t, d)) != 1 || content(t, d, 0) != "b\n" {
+		t.Errorf("%d messages are left, want the one delivered meanwhile", len(messages(t, d)))
 	}
 }
 
@@ -394,7 +394,7 @@ func Rule174(t *testing.T, newHarness New) {
 	h := newHarness(t)
 	d := open(t, h.Store)
 	deliver(h, "a\n")
-	if n := len(d.Messages()); n != 0 {
+	if n := len(messages(t, d)); n != 0 {
 		t.Errorf("%d messages in a maildrop opened empty", n)
 	}
 	shut(t, d)
@@ -413,9 +413,9 @@ func Rule175(t *testing.T, newHarness New) {
 	d := open(t, h.Store)
 	texts := contents(t, d)
 	for i := 0; i < 20; i += 2 {
-		h.Remove(user, d.Messages()[i].UID)
+		h.Remove(user, messages(t, d)[i].UID)
 	}
-	for i, m := range d.Messages() {
+	for i, m := range messages(t, d) {
 		if i%2 == 1 {
 			if got := content(t, d, i); got != texts[m.UID] {
 				t.Errorf("message %d became %q", i, got)

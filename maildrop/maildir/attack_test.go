@@ -8,7 +8,9 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -38,7 +40,7 @@ func wantKind(t *testing.T, d maildrop.Drop, err, kind error) {
 	t.Helper()
 	if err == nil {
 		d.Close()
-		t.Errorf("opened with %d messages, want %v", len(d.Messages()), kind)
+		t.Errorf("opened with %d messages, want %v", len(messages(t, d)), kind)
 	} else if !errors.Is(err, kind) {
 		t.Errorf("got %v, want %v", err, kind)
 	}
@@ -87,7 +89,7 @@ func TestPathsThatLeadAstray(t *testing.T) {
 		d, err := s.Open(t.Context(), r)
 		if err == nil {
 			d.Close()
-			t.Errorf("%q opened with %d messages", r, len(d.Messages()))
+			t.Errorf("%q opened with %d messages", r, len(messages(t, d)))
 		} else if !errors.Is(err, maildrop.ErrPermanent) {
 			t.Errorf("%q: %v, want ErrPermanent", r, err)
 		}
@@ -198,15 +200,13 @@ func TestStrangeFilesOfUnknownType(t *testing.T) {
 	defer d.close()
 	var entries []entry
 	for _, e := range []entry{{name: "1.message"}, {name: "5.message"}, {name: "2.link", dir: inCur}, {name: "3.fifo", dir: inCur}, {name: "3.socket", dir: inCur}, {name: "4.directory", dir: inCur}} {
-		e.base, e.time = e.name, timeOf(e.name)
+		e.base, e.time, e.old = e.name, timeOf(e.name), -1
 		entries = append(entries, e)
 	}
-	l := s.newListing(inOrder(entries), nil)
-	m := measuring{store: s, dirs: &d, listing: l, todo: l.unsized()}
-	err = m.run(t.Context())
-	l.compact()
-	if err != nil || m.missing.Load() || len(l.files) != 2 || len(l.messages) != 2 || l.messages[1].UID != "5.message" || l.messages[1].Size != 3 {
-		t.Errorf("%v, listing %v", err, l.messages)
+	f := found{old: new(listing), moved: inOrder(entries)}
+	l, err := s.measure(t.Context(), &d, f.merge(time.Now(), nil), new(atomic.Int64))
+	if err != nil || l.Len() != 2 || l.At(1).UID != "5.message" || l.At(1).Size != 3 {
+		t.Errorf("%v, listing %v of %q", err, l.records, l.text)
 	}
 }
 
@@ -218,7 +218,7 @@ func wantMessages(t *testing.T, s *Store, want ...string) {
 	}
 	defer d.Close()
 	var got []string
-	for _, m := range d.Messages() {
+	for _, m := range messages(t, d) {
 		got = append(got, m.UID)
 	}
 	if !slices.Equal(got, want) {
@@ -246,7 +246,7 @@ func TestMessagesReplacedDuringTheSession(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	for i, m := range d.Messages() {
+	for i, m := range messages(t, d) {
 		path := filepath.Join(alice, "new", m.UID)
 		if err := errors.Join(os.Remove(path), replace[m.UID](path)); err != nil {
 			t.Fatal(err)

@@ -6,19 +6,20 @@ import (
 )
 
 // cache keeps listings between sessions, the last used ones, up to limit
-// messages.
+// octets.
 type cache struct {
-	limit int
+	limit int64
 
-	mu       sync.Mutex
-	byPath   map[string]*list.Element // of *cached
-	recent   list.List                // last used first
-	messages int
+	mu     sync.Mutex
+	byPath map[string]*list.Element // of *cached
+	recent list.List                // last used first
+	octets int64
 }
 
 type cached struct {
 	path    string
 	listing *listing
+	weight  int64
 }
 
 func (c *cache) get(path string) *listing {
@@ -35,21 +36,23 @@ func (c *cache) get(path string) *listing {
 // holds says that l is not too large to be kept.
 func (c *cache) holds(l *listing) bool { return l.weight() <= c.limit }
 
+// put keeps l, unless it is nil.
 func (c *cache) put(path string, l *listing) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if e := c.byPath[path]; e != nil {
 		c.remove(e)
 	}
-	if !c.holds(l) {
+	if l == nil || !c.holds(l) {
 		return
 	}
 	if c.byPath == nil {
 		c.byPath = make(map[string]*list.Element)
 	}
-	c.byPath[path] = c.recent.PushFront(&cached{path, l})
-	c.messages += l.weight()
-	for c.messages > c.limit {
+	v := &cached{path, l, l.weight()}
+	c.byPath[path] = c.recent.PushFront(v)
+	c.octets += v.weight
+	for c.octets > c.limit {
 		c.remove(c.recent.Back())
 	}
 }
@@ -58,5 +61,5 @@ func (c *cache) put(path string, l *listing) {
 func (c *cache) remove(e *list.Element) {
 	v := c.recent.Remove(e).(*cached)
 	delete(c.byPath, v.path)
-	c.messages -= v.listing.weight()
+	c.octets -= v.weight
 }

@@ -66,7 +66,7 @@ func TestConcurrentChange(t *testing.T) {
 			t.Fatal(err)
 		}
 		seen := make(map[string]int)
-		for _, m := range d.Messages() {
+		for _, m := range messages(t, d) {
 			seen[m.UID]++
 		}
 		for uid, n := range seen {
@@ -75,7 +75,7 @@ func TestConcurrentChange(t *testing.T) {
 			}
 		}
 		var del []int
-		for j, m := range d.Messages() {
+		for j, m := range messages(t, d) {
 			got, err := read(d, j)
 			switch {
 			case err == nil && got != text(m.UID):

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -17,20 +18,53 @@ import (
 type drop struct {
 	store   *Store
 	path    string
-	lock    int // -1 when closed
-	listing *listing
-	files   []file // the listing's, or the session's own after others moved some
-	at      stamps // of the directories when files was brought up to date
-	settled bool   // as long as the stamps are the same, files is right
+	lock    int      // -1 when closed
+	listing *listing // without records until they are needed
+	places  *listing // the listing, or the session's own after others moved some
+	at      stamps   // of the directories when places was brought up to date
+	settled bool     // as long as the stamps are the same, places is right
 
-	corrected *listing // the listing, or what it should have been
+	next *listing // what the next session begins with: the listing, or what it should have been
 }
 
 var _ maildrop.Drop = (*drop)(nil)
 
-func (d *drop) Messages() []maildrop.Message { return d.listing.messages }
+// Totals implements [maildrop.Drop].
+func (d *drop) Totals() (messages int, octets int64) { return d.listing.count, d.listing.octets }
 
+// Listing implements [maildrop.Drop].
+func (d *drop) Listing(context.Context) (maildrop.Listing, error) {
+	if err := d.load(); err != nil {
+		return nil, err
+	}
+	return d.listing, nil
+}
+
+// load has the records in memory. The index was verified at login; when it
+// cannot be read any more the next session lists the maildrop anew.
+func (d *drop) load() error {
+	if d.listing.loaded() {
+		return nil
+	}
+	fd, err := d.store.beneath(d.path, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return wrap("open", d.path, err)
+	}
+	defer unix.Close(fd)
+	l := d.store.load(fd, d.path, d.listing)
+	if l.count != d.listing.count {
+		return fmt.Errorf("%w: the index of %s was lost during the session", maildrop.ErrTemporary, d.path)
+	}
+	d.listing, d.places, d.next = l, l, l
+	d.store.cache.put(d.path, l)
+	return nil
+}
+
+// Content implements [maildrop.Drop].
 func (d *drop) Content(_ context.Context, i int) (io.ReadCloser, error) {
+	if err := d.load(); err != nil {
+		return nil, err
+	}
 	c, err := d.openContent(i)
 	for try := 0; isMissing(err); try++ {
 		if err = d.find(i); isMissing(err) {
@@ -47,7 +81,7 @@ func (d *drop) Content(_ context.Context, i int) (io.ReadCloser, error) {
 		}
 		c.Close()
 	}
-	return nil, wrap("message", d.listing.messages[i].UID, err)
+	return nil, wrap("message", d.listing.uid(i), err)
 }
 
 // isMissing says that a file is not where it was; NFS calls it stale.
@@ -59,15 +93,14 @@ func (d *drop) openContent(i int) (*content, error) {
 		return nil, err
 	}
 	defer unix.Close(root)
-	f := &d.files[i]
-	return d.store.openMessage(root, d.path+"/"+dirNames[f.dir]+"/"+f.name)
+	return d.store.openMessage(root, d.path+"/"+d.places.path(i))
 }
 
 // verify makes sure that c is the message of the listing, before the client is
 // promised its size.
 func (d *drop) verify(i int, c *content) error {
-	f := &d.files[i]
-	if c.size == f.stored && c.modified == f.modified {
+	r := &d.listing.records[i]
+	if c.size == r.stored && c.modified == r.modified {
 		return nil
 	}
 	buf := readBuffers.Get().(*[64 << 10]byte)
@@ -76,23 +109,22 @@ func (d *drop) verify(i int, c *content) error {
 	if err != nil {
 		return err
 	}
-	listed := d.listing.messages[i]
-	if m.Size() == listed.Size && (m.WireForm() || !listed.WireForm) {
+	if m.Size() == r.size && (m.WireForm() || !r.is(wireForm)) {
 		return nil
 	}
 	d.correct(i, c, &m)
-	return fmt.Errorf("%w: of %d octets, was listed with %d", maildrop.ErrTemporary, m.Size(), listed.Size)
+	return fmt.Errorf("%w: of %d octets, was listed with %d", maildrop.ErrTemporary, m.Size(), r.size)
 }
 
 // correct tells the next session what message i really is; this one's listing
 // is frozen.
 func (d *drop) correct(i int, c *content, m *maildrop.Meter) {
-	l := &listing{messages: slices.Clone(d.corrected.messages), files: slices.Clone(d.corrected.files)}
-	f := &l.files[i]
-	f.sized, f.stored, f.modified = true, c.size, c.modified
-	l.messages[i].Size, l.messages[i].WireForm = m.Size(), m.WireForm()
-	d.corrected = l
-	d.store.cache.put(d.path, l)
+	d.next = d.next.clone()
+	d.next.records[i].measured(c, m)
+	d.next.corrected = true
+	d.next.file.differs(1)
+	d.next.total()
+	d.store.cache.put(d.path, d.next)
 }
 
 // find brings the places of all messages up to date, and returns ENOENT when
@@ -126,13 +158,14 @@ func (d *drop) find(i int) error {
 
 // relocate reads the directories again. found says which messages are there.
 func (d *drop) relocate(dd *dirs) (found []bool, err error) {
-	entries, at, still, err := dd.scanUntilStill()
+	f, err := dd.scanUntilStill(d.places)
 	if err != nil {
 		return nil, err
 	}
-	d.at, d.settled = at, still
-	d.files = slices.Clone(d.files)
-	return place(d.files, entries), nil
+	d.at, d.settled = f.at, f.still
+	found = f.places()
+	d.places = f.merge(time.Now(), func(int) bool { return true })
+	return found, nil
 }
 
 // Commit implements [maildrop.Drop]. A directory whose fsync failed may give
@@ -145,11 +178,29 @@ func (d *drop) Commit(_ context.Context, del []int) error {
 	if len(del) == 0 {
 		return nil
 	}
+	if err := d.load(); err != nil {
+		return &maildrop.CommitError{Left: slices.Clone(del), Err: err}
+	}
 	left, err := d.remove(del)
+	d.forget(del, left)
 	if len(left) > 0 {
 		return &maildrop.CommitError{Left: left, Err: err}
 	}
 	return nil
+}
+
+// forget takes what was removed from what the next session begins with. It
+// looks at the directories again all the same.
+func (d *drop) forget(del, left []int) {
+	removed := make([]bool, d.next.count)
+	for _, i := range del {
+		removed[i] = true
+	}
+	for _, i := range left {
+		removed[i] = false
+	}
+	d.next = d.next.without(func(i int) bool { return removed[i] })
+	d.store.cache.put(d.path, d.next)
 }
 
 func (d *drop) remove(del []int) (left []int, err error) {
@@ -201,17 +252,18 @@ func (r *removal) leave(messages []int, err error) {
 // those that may have another name there: it would bring the message back.
 func (r *removal) unlink(del []int) (missing []int) {
 	for _, i := range del {
-		f := &r.drop.files[i]
-		switch err := unlink(r.dirs[f.dir], f.name); {
+		p := r.drop.places
+		dir := p.records[i].dir()
+		switch err := unlink(r.dirs[dir], p.name(i)); {
 		case err == nil:
-			r.removed[f.dir] = append(r.removed[f.dir], i)
-			if f.linked {
+			r.removed[dir] = append(r.removed[dir], i)
+			if p.records[i].is(linked) {
 				missing = append(missing, i)
 			}
 		case isMissing(err):
 			missing = append(missing, i)
 		default:
-			r.leave([]int{i}, wrap("remove", dirNames[f.dir]+"/"+f.name, err))
+			r.leave([]int{i}, wrap("remove", p.path(i), err))
 		}
 	}
 	return missing
@@ -253,5 +305,19 @@ func (d *drop) Close() error {
 	}
 	lock := d.lock
 	d.lock = -1
+	d.save()
 	return release(lock)
+}
+
+// save writes the index, which the lock is still held for.
+func (d *drop) save() {
+	if !d.next.worthWriting(time.Now()) {
+		return
+	}
+	fd, err := d.store.beneath(d.path, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return // the maildrop was moved away, and its index is no worse for it
+	}
+	defer unix.Close(fd)
+	d.store.save(fd, d.path, d.next)
 }

@@ -217,9 +217,9 @@ func TestMessageChangedInPlace(t *testing.T) {
 		{"of the same length, with other line ends", "ab\n\n", "a\r\n\n", "1.a", Options{}, 6, 5, true},
 		{"touched only", "a\n", "a\n", "1.a", Options{}, 3, 3, false},
 		{"wrong from the start", "a\nb\n", "a\nb\n", "1.a,S=4,W=7", Options{TrustSizes: true}, 7, 6, true},
-		{"wrong from the start, and too much for the cache", "a\nb\n", "a\nb\n", "1.a,S=4,W=7", Options{TrustSizes: true, CacheMessages: 4}, 6, 6, false},
-		{"wrong from the start, and just enough for the cache", "a\nb\n", "a\nb\n", "1.a,S=4,W=7", Options{TrustSizes: true, CacheMessages: 5}, 7, 6, true},
-		{"wrong from the start, without a cache", "a\nb\n", "a\nb\n", "1.a,S=4,W=7", Options{TrustSizes: true, CacheMessages: -1}, 6, 6, false},
+		{"wrong from the start, and too much for the cache", "a\nb\n", "a\nb\n", "1.a,S=4,W=7", Options{TrustSizes: true, CacheOctets: 314}, 6, 6, false},
+		{"wrong from the start, and just enough for the cache", "a\nb\n", "a\nb\n", "1.a,S=4,W=7", Options{TrustSizes: true, CacheOctets: 315}, 7, 6, true},
+		{"wrong from the start, without a cache", "a\nb\n", "a\nb\n", "1.a,S=4,W=7", Options{TrustSizes: true, CacheOctets: -1}, 6, 6, false},
 		{"right from the start", "a\nb\n", "a\nb\n", "1.a,S=4,W=6", Options{TrustSizes: true}, 6, 6, false},
 		{"named wrongly, but not trusted", "a\nb\n", "a\nb\n", "1.a,S=4,W=7", Options{}, 6, 6, false},
 	} {
@@ -234,7 +234,7 @@ func TestMessageChangedInPlace(t *testing.T) {
 			}
 			s := newStore(t, root, tt.options)
 			d := openAlice(t, s)
-			if got := d.Messages()[0].Size; got != tt.listed {
+			if got := messages(t, d)[0].Size; got != tt.listed {
 				t.Errorf("listed with %d octets, want %d", got, tt.listed)
 			}
 			if err := os.WriteFile(filepath.Join(dir, "new", tt.file), []byte(tt.after), 0o600); err != nil {
@@ -245,13 +245,13 @@ func TestMessageChangedInPlace(t *testing.T) {
 			} else if err != nil && !errors.Is(err, maildrop.ErrTemporary) {
 				t.Errorf("read: %v, want ErrTemporary", err)
 			}
-			if got := d.Messages()[0].Size; got != tt.listed {
+			if got := messages(t, d)[0].Size; got != tt.listed {
 				t.Errorf("the listing changed to %d octets", got)
 			}
 			d.Close()
 
 			d = openAlice(t, s)
-			if got := d.Messages()[0].Size; got != tt.then {
+			if got := messages(t, d)[0].Size; got != tt.then {
 				t.Errorf("the next session lists %d octets, want %d", got, tt.then)
 			}
 			if text, err := read(d, 0); text != tt.after || err != nil {

@@ -1,258 +1,235 @@
 package maildir
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"slices"
-	"sync"
-	"sync/atomic"
-	"time"
+	"sort"
+	"strings"
 
 	"github.com/kpopd/kpopd/maildrop"
 )
 
-// listing is what a session shows. It is not changed once it is made, and is
-// shared by sessions that follow one another.
+// listing is what a session shows, in order of delivery. It is not changed
+// once it is made, and is shared by sessions that follow one another. A message
+// costs 48 octets and its name, and the collector follows two pointers,
+// however many messages there are.
 type listing struct {
-	messages []maildrop.Message
-	files    []file // of messages, index by index
-	at       stamps
-	settled  bool // as long as the stamps are the same, so is the listing
+	records []record // none while the index file alone holds them
+	text    string   // of each record its file name, and its unique-id where that is not its base name
+	count   int      // messages
+	octets  int64    // of all messages, as sent
+	named   bool     // some sizes are from file names
+	loose   bool     // some unique-ids are not in the file of those
+
+	at      stamps
+	settled settledDirs // as long as their stamps are the same, so is the listing
+
+	file      filed // what the index file holds of it
+	corrected bool  // the index file, or a file name, has a wrong size
 }
 
-// file is where a message was seen last.
-type file struct {
-	entry
-	sized    bool
-	drop     bool  // while the listing is made: no message, or gone
-	stored   int64 // octets in the file when it was measured; -1 when the size is from its name
-	modified int64 // its mtime then, Unix nanoseconds
+// record is a message and where it was seen last.
+type record struct {
+	ino      uint64
+	modified int64  // mtime when it was measured, Unix nanoseconds
+	stored   int64  // octets in the file then; -1 when the size is from its name
+	size     int64  // as sent
+	end      uint32 // in text; it begins where that of the record before ends
+	header   uint32 // octets of the header as sent, with the empty line that ends it; 0 when not known, the largest number means that or more
+	seen     uint32 // by us for the first time, Unix seconds
+	base     uint16 // octets of the name that are the base name
+	uid      uint8  // octets at the end of the text that are the unique-id; 0 where it is the base name
+	flags    flags
 }
 
-// weight is what a listing counts in the cache: an empty one is not free.
-func (l *listing) weight() int { return len(l.messages) + 4 }
+type flags uint8
 
-// list returns the listing of the maildrop at fd. Nobody reads a message that
-// an earlier session measured.
-func (s *Store) list(ctx context.Context, fd int, path string) (*listing, error) {
-	old := s.cache.get(path)
-	if old != nil && old.settled {
-		at, err := stampsAt(fd)
-		if err != nil {
-			return nil, err
-		}
-		if at == old.at {
-			return old, nil
-		}
+const (
+	wireForm flags = 1 << iota // stored octets are octets to send
+	seenInCur
+	linked // was found under another name too: it has two, or was renamed just then
+	sized  // was measured, or has its size from its name
+	frozen // the unique-id is in the file of those
+	gone   // while the listing is made: no message
+)
+
+func (r *record) is(f flags) bool { return r.flags&f != 0 }
+
+func (r *record) set(f flags, to bool) {
+	if to {
+		r.flags |= f
+	} else {
+		r.flags &^= f
 	}
-	d, err := openDirs(fd)
-	if err != nil {
-		return nil, err
-	}
-	defer d.close()
-	l, err := s.read(ctx, &d, old)
-	if err != nil {
-		return nil, err
-	}
-	s.cache.put(path, l)
-	return l, nil
 }
 
-// settle is how long directories must have been left alone before their stamps
-// alone vouch for a listing. The coarsest file clocks go in steps of 2 s.
-const settle = 2500 * time.Millisecond
-
-// tries is how often a message that others keep renaming is looked for.
-const tries = 20
-
-var errMoving = fmt.Errorf("%w: others keep moving messages", maildrop.ErrTemporary)
-
-// read lists d, taking from old what did not change. A message that is moved
-// between its listing and its measuring is looked for again.
-func (s *Store) read(ctx context.Context, d *dirs, old *listing) (*listing, error) {
-	now := time.Now()
-	entries, at, still, err := d.scanUntilStill()
-	if err != nil {
-		return nil, err
+// dir is inNew or inCur.
+func (r *record) dir() int {
+	if r.is(seenInCur) {
+		return inCur
 	}
-	l := s.newListing(entries, old)
-	l.at, l.settled = at, still && at.olderThan(settle, now)
-	for range tries {
-		m := measuring{store: s, dirs: d, listing: l, todo: l.unsized()}
-		if len(m.todo) == 0 {
-			return l, nil
-		}
-		if err := m.run(ctx); err != nil {
-			return nil, err
-		}
-		if m.missing.Load() {
-			if entries, _, _, err = d.scanUntilStill(); err != nil {
-				return nil, err
-			}
-			for i, found := range place(l.files, entries) {
-				l.files[i].drop = l.files[i].drop || !found && !l.files[i].sized
-			}
-		}
-		l.compact()
-	}
-	return nil, errMoving
+	return inNew
 }
 
-// newListing gives the entries what old knows of them. Both are in order.
-func (s *Store) newListing(entries []entry, old *listing) *listing {
-	l := &listing{
-		messages: make([]maildrop.Message, len(entries)),
-		files:    make([]file, len(entries)),
+func (l *listing) start(i int) uint32 {
+	if i == 0 {
+		return 0
 	}
-	if old == nil {
-		old = new(listing)
+	return l.records[i-1].end
+}
+
+// name is the file name of message i, with flags.
+func (l *listing) name(i int) string {
+	r := &l.records[i]
+	return l.text[l.start(i) : r.end-uint32(r.uid)]
+}
+
+func (l *listing) base(i int) string {
+	from := l.start(i)
+	return l.text[from : from+uint32(l.records[i].base)]
+}
+
+func (l *listing) uid(i int) string {
+	r := &l.records[i]
+	if r.uid == 0 {
+		return l.base(i)
 	}
-	trust := s.options.TrustSizes && s.cache.holds(l) // or a wrong size would be wrong for ever
-	k := 0
-	for i, e := range entries {
-		l.files[i].entry = e
-		l.messages[i].UID = uidOf(e.base)
-		for k < len(old.files) && compareEntries(old.files[k].entry, e) < 0 {
-			k++
-		}
-		if k < len(old.files) && old.files[k].base == e.base && old.files[k].ino == e.ino {
-			l.files[i] = old.files[k]
-			l.files[i].entry = e
-			l.messages[i].Size, l.messages[i].WireForm = old.messages[k].Size, old.messages[k].WireForm
-		} else if size, ok := wireSize(e.base); ok && trust {
-			l.files[i].sized, l.files[i].stored = true, -1
-			l.messages[i].Size = size
-		}
+	return l.text[r.end-uint32(r.uid) : r.end]
+}
+
+// ownUID is the unique-id of message i where it is not the base name.
+func (l *listing) ownUID(i int) string {
+	r := &l.records[i]
+	return l.text[r.end-uint32(r.uid) : r.end]
+}
+
+// path is where message i was seen last, in the maildrop.
+func (l *listing) path(i int) string { return dirNames[l.records[i].dir()] + "/" + l.name(i) }
+
+// Len implements [maildrop.Listing].
+func (l *listing) Len() int { return l.count }
+
+// At implements [maildrop.Listing].
+func (l *listing) At(i int) maildrop.Message {
+	r := &l.records[i]
+	return maildrop.Message{UID: l.uid(i), Size: r.size, WireForm: r.is(wireForm)}
+}
+
+// links says that there are messages of two names.
+func (l *listing) links() bool {
+	return slices.ContainsFunc(l.records, func(r record) bool { return r.is(linked) })
+}
+
+// loaded says that the records are in memory.
+func (l *listing) loaded() bool { return len(l.records) == l.count }
+
+// weight is the memory that the listing takes, in octets. An empty one is not
+// free either.
+func (l *listing) weight() int64 {
+	const itself = 256 // with its place in the cache
+	return itself + int64(recordSize*cap(l.records)) + int64(len(l.text))
+}
+
+// full is the weight that l has with its records.
+func (l *listing) full() int64 {
+	if l.loaded() {
+		return l.weight()
 	}
-	return l
+	return l.file.size
+}
+
+// find returns the index of a base name, or -1 and where it would be.
+func (l *listing) find(time uint64, base string) (i, near int) {
+	near = sort.Search(len(l.records), func(k int) bool {
+		at := l.base(k)
+		return compareNames(timeOf(at), time, at, base) >= 0
+	})
+	if near < len(l.records) && l.base(near) == base {
+		return near, near
+	}
+	return -1, near
 }
 
 func (l *listing) unsized() (todo []int) {
-	for i := range l.files {
-		if !l.files[i].sized {
+	for i := range l.records {
+		if !l.records[i].is(sized) {
 			todo = append(todo, i)
 		}
 	}
 	return todo
 }
 
-// compact takes out the files that are marked to be dropped.
-func (l *listing) compact() {
-	kept := l.messages[:0]
-	for i := range l.files {
-		if !l.files[i].drop {
-			kept = append(kept, l.messages[i])
-		}
-	}
-	l.messages = kept
-	l.files = slices.DeleteFunc(l.files, func(f file) bool { return f.drop })
+// clone is l with records of its own.
+func (l *listing) clone() *listing {
+	c := *l
+	c.records = slices.Clone(l.records)
+	return &c
 }
 
-// place tells files where they are now. Both are in order. found says which
-// of them there are.
-func place(files []file, entries []entry) (found []bool) {
-	found = make([]bool, len(files))
-	k := 0
-	for i := range files {
-		for k < len(entries) && compareEntries(entries[k], files[i].entry) < 0 {
-			k++
-		}
-		if k < len(entries) && entries[k].base == files[i].base {
-			files[i].entry = entries[k]
-			found[i] = true
+// without is l less the messages for which drop says so. The stamps are those
+// of l no longer.
+func (l *listing) without(drop func(i int) bool) *listing {
+	b := newBuilder(len(l.records), len(l.text))
+	for i := range l.records {
+		if !drop(i) {
+			b.keep(l, i, i+1)
 		}
 	}
-	return found
+	n := b.done()
+	n.file = l.file
+	n.file.differs(l.count - n.count)
+	return n
 }
 
-// measuring is the work of one session at its unmeasured messages.
-type measuring struct {
-	store   *Store
-	dirs    *dirs
-	listing *listing
-	todo    []int
-	next    atomic.Int64 // in todo
-	missing atomic.Bool  // a file is no longer where it was listed
+// builder makes a listing, message by message.
+type builder struct {
+	listing
+	names strings.Builder
 }
 
-// run works through todo. The session does the work itself, and has as many
-// goroutines help it as there are tokens to be had: reading in parallel is
-// bounded for the whole store, and no session waits for another's. The helpers
-// end with todo, with the first error, and with ctx.
-func (m *measuring) run(ctx context.Context) error {
-	const worth = 16 // messages for one more helper
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	work := func() {
-		if err := m.work(ctx); err != nil {
-			cancel(err)
-		}
-	}
-	var helpers sync.WaitGroup
-	for range len(m.todo) / worth {
-		if !m.store.takeHelper() {
-			break
-		}
-		helpers.Go(func() {
-			defer m.store.releaseHelper()
-			work()
-		})
-	}
-	work()
-	helpers.Wait()
-	return context.Cause(ctx)
+func newBuilder(records, text int) *builder {
+	b := new(builder)
+	b.records = make([]record, 0, records)
+	b.names.Grow(text)
+	return b
 }
 
-func (s *Store) takeHelper() bool {
-	select {
-	case s.helpers <- struct{}{}:
-		return true
-	default:
-		return false
+// keep adds messages i to j-1 of l as they are.
+func (b *builder) keep(l *listing, i, j int) {
+	if i == j {
+		return
 	}
+	from, to := l.start(i), l.records[j-1].end
+	shift := uint32(b.names.Len()) - from
+	n := len(b.records)
+	b.records = append(b.records, l.records[i:j]...)
+	for k := n; k < len(b.records); k++ {
+		b.records[k].end += shift
+	}
+	b.names.WriteString(l.text[from:to])
 }
 
-func (s *Store) releaseHelper() { <-s.helpers }
-
-var readBuffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
-
-func (m *measuring) work(ctx context.Context) error {
-	buf := readBuffers.Get().(*[64 << 10]byte)
-	defer readBuffers.Put(buf)
-	for {
-		k := m.next.Add(1) - 1
-		if k >= int64(len(m.todo)) {
-			return nil
-		}
-		if err := context.Cause(ctx); err != nil {
-			return err
-		}
-		i := m.todo[k]
-		switch err := m.one(i, buf[:]); {
-		case err == nil:
-		case isMissing(err):
-			m.missing.Store(true)
-		case errors.Is(err, errStrange):
-			m.listing.files[i].drop = true
-		default:
-			return wrap("measure", dirNames[m.listing.files[i].dir]+"/"+m.listing.files[i].name, err)
-		}
-	}
+// add adds r under a name, with a unique-id where that is not the base name.
+func (b *builder) add(r record, name, uid string) {
+	b.names.WriteString(name)
+	b.names.WriteString(uid)
+	r.end, r.base, r.uid = uint32(b.names.Len()), uint16(len(baseOf(name))), uint8(len(uid))
+	b.records = append(b.records, r)
 }
 
-func (m *measuring) one(i int, buf []byte) error {
-	f := &m.listing.files[i]
-	c, err := m.store.openMessage(m.dirs[f.dir], f.name)
-	if err != nil {
-		return err
+func (b *builder) done() *listing {
+	l := b.listing
+	l.text = b.names.String()
+	l.total()
+	return &l
+}
+
+// total counts what l holds.
+func (l *listing) total() {
+	l.count, l.octets, l.named, l.loose = len(l.records), 0, false, false
+	for i := range l.records {
+		r := &l.records[i]
+		l.octets += r.size
+		l.named = l.named || r.stored < 0
+		l.loose = l.loose || !r.is(frozen)
 	}
-	defer c.Close()
-	meter, err := c.measure(buf)
-	if err != nil {
-		return err
-	}
-	f.sized, f.stored, f.modified = true, c.size, c.modified
-	m.listing.messages[i].Size, m.listing.messages[i].WireForm = meter.Size(), meter.WireForm()
-	return nil
 }

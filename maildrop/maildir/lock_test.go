@@ -38,7 +38,7 @@ func TestHolder(t *testing.T) {
 	os.Stdout.WriteString("locked\n")
 	io.Copy(io.Discard, os.Stdin)
 	var odd []int
-	for i := 1; i < len(d.Messages()); i += 2 {
+	for i := 1; i < len(messages(t, d)); i += 2 {
 		odd = append(odd, i)
 	}
 	if err := d.Commit(t.Context(), odd); err != nil {
@@ -115,11 +115,11 @@ func TestRule077KilledDuringCommit(t *testing.T) {
 
 	left := countFiles(t, dir)
 	d := openAlice(t, newStore(t, root, Options{}))
-	if len(d.Messages()) != left || left < n/2 {
-		t.Errorf("%d messages are listed, %d are there", len(d.Messages()), left)
+	if len(messages(t, d)) != left || left < n/2 {
+		t.Errorf("%d messages are listed, %d are there", len(messages(t, d)), left)
 	}
 	there := make(map[string]bool)
-	for _, m := range d.Messages() {
+	for _, m := range messages(t, d) {
 		there[m.UID] = m.Size == 3
 	}
 	for i := 0; i < n; i += 2 {
@@ -212,10 +212,14 @@ func smallDisk(t *testing.T, inodes string) string {
 // login ever as well.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
-	root := smallDisk(t, "8") // root, alice, new, cur, tmp and three files
+	root := smallDisk(t, "9") // root, alice, new, cur, tmp and four files
 	alice := makeMaildir(t, root, "alice")
 	put(t, alice, "1.a", "a\n")
 	put(t, alice, "2.b", "b\n")
+	place := filepath.Join(root, "place")
+	if err := os.WriteFile(place, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	filler := filepath.Join(root, "filler")
 	fill(t, filler)
 	s := newStore(t, root, Options{})
@@ -239,7 +243,10 @@ func TestFullDisk(t *testing.T) {
 		t.Error(err)
 	}
 
-	fill(t, filepath.Join(alice, "tmp", "filler")) // the lock file is there now
+	if err := os.Remove(place); err != nil {
+		t.Fatal(err)
+	}
+	fill(t, filepath.Join(alice, "tmp", "filler")) // lock file and index are there now
 	d, err = open()
 	if err != nil {
 		t.Fatal(err)

@@ -16,6 +16,35 @@
 // is ever made in new, cur or tmp by a session, so a full disk and a spent
 // quota let a user log in and delete.
 //
+// A maildrop has up to three files of ours beside its directories. The lock is
+// made once and stays. The index (.kpopd.index) can be thrown away: sizes and
+// guards are measured again, and it only speeds things up. It is never trusted
+// against the directories: what it says of a message counts as long as name and
+// inode are the same, and the file has the length and the mtime that it had. It
+// is checksummed and checked as a whole, since the owner of a maildrop may be
+// able to write it; damage is a rebuild and a line in the log. It is written at
+// the end of a session, before the lock is free and after the removals are on
+// disk, by rename, and is not synced: a power cut can only make a rebuild of
+// it. It is read, not mapped: whoever truncates a mapped file kills the server.
+//
+// Unique-ids that cannot be made again from a name are in a third file
+// (.kpopd.uids), because they must outlive the index. It is append-only, each
+// line has a checksum of its own, and it is synced before a client can see what
+// it holds. The index has them too, and what either has lost it gets from the
+// other; what both have lost is an error in the log. Whatever a message was
+// once called it stays: changes of rule, of uidvalidity, and of flags ask
+// nobody again. An assigner that cannot answer refuses the login.
+//
+// A listing in memory is two blocks without pointers, shared by sessions that
+// follow one another and bounded in octets; STAT of a large maildrop needs none
+// of it but the totals, which the index's header has. Cost grows with what
+// changed: an unchanged maildrop costs two stats, a changed directory one
+// reading of its names, of which those known are found by hash. A directory
+// that did not change is not read when the other one did.
+//
+// The first login of a large maildrop would outlast a client's patience. The
+// reading goes on without it and keeps the lock; the next login joins it.
+//
 // Every open goes through openat2 beneath the mail root, without symbolic
 // links, and takes regular files only. Nothing is opened by a path that the
 // kernel has not confined in that way; unlinkat and fstatat work on a single
@@ -31,13 +60,18 @@
 package maildir
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -64,13 +98,25 @@ type Options struct {
 	// TrustSizes takes the size on the wire from a ",W=" in the file name
 	// instead of reading the message. Where the name was wrong, RETR is
 	// refused once and the next session has the right size. It has it from the
-	// cache, so sizes in maildrops larger than CacheMessages are not trusted.
+	// cache, so sizes in maildrops too large for CacheOctets are not trusted.
 	TrustSizes bool
 
-	// CacheMessages bounds the listings kept in memory between sessions, in
-	// messages, of about 200 octets each; 200,000 when zero, none when
-	// negative.
-	CacheMessages int
+	// CacheOctets bounds the memory of the listings kept between sessions, in
+	// octets; 128 MiB when zero, none when negative. A message takes about 90.
+	// What is not kept is read from the maildrop's index.
+	CacheOctets int64
+
+	// ScanWait is how long a login waits for a maildrop to be read that nobody
+	// has measured before; 25 s when zero, less than clients wait. Then it ends
+	// with ErrTemporary, and the maildrop is read on.
+	ScanWait time.Duration
+
+	// UIDs gives unique-ids to messages that are new; those are of their base
+	// names when nil.
+	UIDs UIDs
+
+	// Log is told of what is rebuilt, lost, and takes long; nobody when nil.
+	Log *slog.Logger
 }
 
 // Store is the maildrops beneath one directory.
@@ -79,9 +125,17 @@ type Store struct {
 	id      stamp // of root when the store was made
 	options Options
 	layout  beneath.Layout
+	log     *slog.Logger
 	cache   cache
 	helpers chan struct{}   // one token for each goroutine that helps a session to measure
 	fsync   func(int) error // fsync outside tests
+	hold    func()          // called before a message is measured; nil outside tests
+	lazy    int64           // octets of an index that is loaded only when its records are asked for
+	long    int             // messages without a size that a login need not wait for
+	readings
+
+	mu      sync.Mutex
+	unsaved map[string]bool // maildrops whose index could not be written; that is told once
 }
 
 var _ maildrop.Store = (*Store)(nil)
@@ -99,15 +153,23 @@ func New(root string, o Options) (*Store, error) {
 	if root, err = filepath.Abs(root); err != nil {
 		return nil, fmt.Errorf("mail root: %w", err)
 	}
-	if o.CacheMessages == 0 {
-		o.CacheMessages = 200_000
+	if o.CacheOctets == 0 {
+		o.CacheOctets = 128 << 20
+	}
+	if o.ScanWait == 0 {
+		o.ScanWait = 25 * time.Second
 	}
 	s := &Store{
 		root: root, options: o, layout: l,
-		cache:   cache{limit: o.CacheMessages},
+		log:     cmp.Or(o.Log, slog.New(slog.DiscardHandler)),
+		cache:   cache{limit: o.CacheOctets},
 		helpers: make(chan struct{}, 4*runtime.GOMAXPROCS(0)),
 		fsync:   fsync,
+		lazy:    1 << 20,
+		long:    500,
+		unsaved: make(map[string]bool),
 	}
+	s.readings.init()
 	fd, err := s.openRoot()
 	if err != nil {
 		return nil, err
@@ -152,6 +214,32 @@ func (s *Store) open(ctx context.Context, r maildrop.Ref) (*drop, error) {
 }
 
 func (s *Store) openAt(ctx context.Context, path string) (*drop, error) {
+	if err := s.join(ctx, path); err != nil {
+		return nil, err
+	}
+	o, err := s.enter(path)
+	if err != nil {
+		return nil, err
+	}
+	l, err := s.list(ctx, o)
+	if err != nil {
+		o.leave()
+		return nil, err
+	}
+	return o.drop(l), nil
+}
+
+// opened is a maildrop whose lock is held, while it is listed.
+type opened struct {
+	store *Store
+	path  string
+	fd    int // its directory
+	lock  int // may be fd
+	dirs  dirs
+}
+
+// enter takes the lock.
+func (s *Store) enter(path string) (*opened, error) {
 	fd, err := s.openMaildrop(path)
 	if err != nil {
 		return nil, err
@@ -161,15 +249,80 @@ func (s *Store) openAt(ctx context.Context, path string) (*drop, error) {
 		unix.Close(fd)
 		return nil, err
 	}
-	l, err := s.list(ctx, fd, path)
-	if lock != fd {
-		unix.Close(fd)
+	return &opened{store: s, path: path, fd: fd, lock: lock, dirs: noDirs}, nil
+}
+
+// shut closes all but the lock.
+func (o *opened) shut() {
+	o.dirs.close()
+	if o.fd != o.lock {
+		unix.Close(o.fd)
 	}
-	if err != nil {
-		_ = release(lock)
+}
+
+// leave frees the lock. Nothing is left to do with o.
+func (o *opened) leave() {
+	if o.lock < 0 {
+		return // a reading has it
+	}
+	o.shut()
+	_ = release(o.lock)
+}
+
+// drop makes a session of o.
+func (o *opened) drop(l *listing) *drop {
+	o.shut()
+	return &drop{store: o.store, path: o.path, lock: o.lock, listing: l, places: l, next: l}
+}
+
+// list is the listing of o. Nobody reads a message that was measured before.
+func (s *Store) list(ctx context.Context, o *opened) (*listing, error) {
+	old := s.known(o.fd, o.path)
+	ok, err := s.vouched(o.fd, old)
+	if ok || err != nil {
+		return old, err
+	}
+	old = s.load(o.fd, o.path, old)
+	if o.dirs, err = openDirs(o.fd); err != nil {
 		return nil, err
 	}
-	return &drop{store: s, path: path, lock: lock, listing: l, corrected: l, files: l.files}, nil
+	l, err := s.look(ctx, o.fd, o.path, &o.dirs, old)
+	if err != nil {
+		return nil, err
+	}
+	if n := len(l.unsized()); n < s.long {
+		l, err = s.measure(ctx, &o.dirs, l, new(atomic.Int64))
+	} else {
+		l, err = s.readAside(ctx, o, l, n)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.cache.put(o.path, l)
+	return l, nil
+}
+
+// save writes l to the index of its maildrop, at the end of a session. That
+// this cannot be done, on a full disk, over quota or read-only, is told once.
+func (s *Store) save(fd int, path string, l *listing) {
+	now := time.Now()
+	if !l.worthWriting(now) {
+		return
+	}
+	file, err := writeIndex(fd, l, now)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		if !s.unsaved[path] && len(s.unsaved) < 10_000 {
+			s.unsaved[path] = true
+			s.log.Warn("index not written", "maildrop", path, "err", err)
+		}
+		return
+	}
+	delete(s.unsaved, path)
+	next := *l
+	next.file, next.corrected = file, false
+	s.cache.put(path, &next)
 }
 
 // openMaildrop opens the directory that holds new and cur.

@@ -126,8 +126,8 @@ func TestTwoMessagesOfOneName(t *testing.T) {
 	s := newStore(t, root, Options{})
 	for _, want := range []string{"cur\n", "new\n"} {
 		d := openAlice(t, s)
-		if text, err := read(d, 0); text != want || err != nil || len(d.Messages()) != 1 {
-			t.Errorf("%d messages, the first holds %q, %v, want %q", len(d.Messages()), text, err, want)
+		if text, err := read(d, 0); text != want || err != nil || len(messages(t, d)) != 1 {
+			t.Errorf("%d messages, the first holds %q, %v, want %q", len(messages(t, d)), text, err, want)
 		}
 		if err := d.Commit(t.Context(), []int{0}); err != nil {
 			t.Error(err)
@@ -181,7 +181,7 @@ func TestCache(t *testing.T) {
 
 	put(t, dir, "9.z", "z\n")
 	d = openAlice(t, s)
-	if n := len(d.Messages()); n != 5 {
+	if n := len(messages(t, d)); n != 5 {
 		t.Errorf("%d messages after a delivery, want 5", n)
 	}
 	d.Close()
@@ -192,7 +192,7 @@ func TestCache(t *testing.T) {
 		t.Fatal(err)
 	}
 	d = openAlice(t, s)
-	if got := d.(*drop).files[2].name; got != "3.a:2,RS" {
+	if got := d.(*drop).places.name(2); got != "3.a:2,RS" {
 		t.Errorf("name %q", got)
 	}
 	d.Close()
@@ -204,26 +204,31 @@ func TestCache(t *testing.T) {
 	}
 	put(t, dir, "9.z", "longer\n")
 	d = openAlice(t, s)
-	if got := d.Messages()[4]; got.UID != "9.z" || got.Size != 8 {
+	if got := messages(t, d)[4]; got.UID != "9.z" || got.Size != 8 {
 		t.Errorf("%+v", got)
 	}
 }
 
 func TestCacheIsBounded(t *testing.T) {
 	t.Parallel()
-	weigh := func(n int) *listing { return &listing{messages: make([]maildrop.Message, n)} }
-	c := cache{limit: 100}
+	weigh := func(n int) *listing { return &listing{records: make([]record, n), count: n} }
+	of := func(n int) int64 { return weigh(n).weight() }
+	c := cache{limit: 2*of(40) + of(1)}
 	c.put("a", weigh(40))
 	c.put("b", weigh(40))
 	c.get("a")
 	c.put("c", weigh(40)) // b was used longest ago
-	if c.get("a") == nil || c.get("b") != nil || c.get("c") == nil || c.messages != 88 {
-		t.Errorf("holds %v of weight %d", c.byPath, c.messages)
+	if c.get("a") == nil || c.get("b") != nil || c.get("c") == nil || c.octets != 2*of(40) {
+		t.Errorf("holds %v of weight %d", c.byPath, c.octets)
 	}
 	c.put("a", weigh(1))
-	c.put("d", weigh(97)) // more than all
-	if c.get("d") != nil || c.get("a") == nil || c.messages != 49 || c.recent.Len() != len(c.byPath) {
-		t.Errorf("holds %v of weight %d", c.byPath, c.messages)
+	c.put("d", weigh(100)) // more than all
+	if c.get("d") != nil || c.get("a") == nil || c.octets != of(40)+of(1) || c.recent.Len() != len(c.byPath) {
+		t.Errorf("holds %v of weight %d", c.byPath, c.octets)
+	}
+	c.put("a", nil)
+	if c.get("a") != nil || c.octets != of(40) {
+		t.Errorf("holds %v of weight %d", c.byPath, c.octets)
 	}
 }
 

@@ -47,7 +47,7 @@ func TestRule070SizesAreOf64Bits(t *testing.T) {
 	root := t.TempDir()
 	dir := makeMaildir(t, root, "alice")
 	put(t, dir, "1.a,W=3221225472", "a\n")
-	if got := openAlice(t, newStore(t, root, Options{TrustSizes: true})).Messages()[0].Size; got != 3<<30 {
+	if got := messages(t, openAlice(t, newStore(t, root, Options{TrustSizes: true})))[0].Size; got != 3<<30 {
 		t.Errorf("size %d", got)
 	}
 }
@@ -65,7 +65,7 @@ func TestStoreThatTrustsSizes(t *testing.T) {
 func TestStoreWithoutCache(t *testing.T) {
 	t.Parallel()
 	droptest.RunStore(t, func(t *testing.T) *droptest.Harness {
-		return harnessWith(t, Options{CacheMessages: -1}, func(string) string { return "" })
+		return harnessWith(t, Options{CacheOctets: -1}, func(string) string { return "" })
 	})
 }
 
@@ -106,7 +106,17 @@ func newStore(t testing.TB, root string, o Options) *Store {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { s.Close() })
 	return s
+}
+
+func messages(t testing.TB, d maildrop.Drop) maildrop.Messages {
+	t.Helper()
+	ms, err := maildrop.List(t.Context(), d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ms
 }
 
 func makeMaildir(t testing.TB, parts ...string) string {

@@ -1,7 +1,10 @@
 package maildir
 
 import (
+	"bytes"
 	"encoding/binary"
+	"hash/maphash"
+	"math/bits"
 	"slices"
 	"strings"
 	"sync"
@@ -21,13 +24,15 @@ var dirNames = [...]string{inNew: "new", inCur: "cur"}
 // dirs is new and cur, opened for reading.
 type dirs [len(dirNames)]int
 
+var noDirs = dirs{-1, -1}
+
 func openDirs(fd int) (dirs, error) {
-	d := dirs{-1, -1}
+	d := noDirs
 	for i, name := range dirNames {
 		sub, err := openat2(fd, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 		if err != nil {
 			d.close()
-			return d, wrap("open", name, err)
+			return noDirs, wrap("open", name, err)
 		}
 		d[i] = sub
 	}
@@ -83,12 +88,22 @@ func stampsAt(fd int) (s stamps, err error) {
 // coarse.
 func (s stamps) olderThan(d time.Duration, now time.Time) bool {
 	for _, t := range s {
-		if now.UnixNano()-t.changed < int64(d) {
+		if !t.olderThan(d, now) {
 			return false
 		}
 	}
 	return true
 }
+
+func (s stamp) olderThan(d time.Duration, now time.Time) bool {
+	return now.UnixNano()-s.changed >= int64(d)
+}
+
+// settledDirs says of new and cur whether their stamps were old enough to vouch
+// for what was found in them.
+type settledDirs [len(dirNames)]bool
+
+func (s settledDirs) all() bool { return s[inNew] && s[inCur] }
 
 // entry is a file that may be a message.
 type entry struct {
@@ -96,22 +111,113 @@ type entry struct {
 	name string // with flags
 	time uint64
 	ino  uint64
+	old  int   // index in the listing that is known, or -1
 	dir  uint8 // inNew or inCur
 	scan uint8 // by which scan it was found
 
-	linked bool // was found under another name too: it has two, or was renamed just then
+	linked bool   // was found under another name too
+	uid    string // where it is not the base name
+	frozen bool   // is in the file of unique-ids
+}
+
+// hashed finds messages of a listing by something about them.
+type hashed []slot // as many as a power of two
+
+type slot struct {
+	hash  uint64
+	index int // of the message, and 1
+}
+
+func newHashed(n int) hashed { return make(hashed, 1<<bits.Len(uint(2*n))) }
+
+func (h hashed) at(hash uint64) uint64 { return hash & uint64(len(h)-1) }
+
+func (h hashed) add(hash uint64, i int) {
+	at := h.at(hash)
+	for h[at].index != 0 {
+		at = h.at(at + 1)
+	}
+	h[at] = slot{hash, i + 1}
+}
+
+// find returns a message of that hash for which ok says that it is the one, or
+// -1.
+func (h hashed) find(hash uint64, ok func(i int) bool) int {
+	for at := h.at(hash); h[at].index != 0; at = h.at(at + 1) {
+		if i := h[at].index - 1; h[at].hash == hash && ok(i) {
+			return i
+		}
+	}
+	return -1
+}
+
+// scanner lists new and cur. A message that is where old says costs it no
+// memory, and no look at old: that a name is in its place is taken from 64 bits
+// of a hash with a seed that nobody knows.
+type scanner struct {
+	dirs   *dirs
+	old    *listing
+	seed   maphash.Seed
+	places [len(dirNames)]hashed // by name and inode; made when the directory is read
+	bases  hashed                // by base name; made when many are looked for
+	asked  int                   // base names
+	seen   []uint8               // of old, by index: the bits of the scans that found it where it was
+	moved  []entry               // what else was found
+	links  bool                  // old has messages of two names
+}
+
+// placesIn finds what old has of a directory.
+func (s *scanner) placesIn(dir int) hashed {
+	if h := s.places[dir]; h != nil {
+		return h
+	}
+	n := 0
+	for i := range s.old.records {
+		if s.old.records[i].dir() == dir {
+			n++
+		}
+	}
+	h := newHashed(n)
+	for i := range s.old.records {
+		if r := &s.old.records[i]; r.dir() == dir && !r.is(linked) {
+			h.add(maphash.String(s.seed, s.old.name(i))^r.ino, i)
+		}
+	}
+	s.places[dir] = h
+	return h
+}
+
+// find returns the index of a base name in old, or -1.
+func (s *scanner) find(time uint64, base string) int {
+	s.asked++
+	if s.asked < len(s.old.records)/256 {
+		i, _ := s.old.find(time, base)
+		return i
+	}
+	if s.bases == nil {
+		s.bases = newHashed(len(s.old.records))
+		for i := range s.old.records {
+			s.bases.add(maphash.String(s.seed, s.old.base(i)), i)
+		}
+	}
+	return s.bases.find(maphash.String(s.seed, base), func(i int) bool { return s.old.base(i) == base })
 }
 
 var scanBuffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 
-// scan appends what is in new, and then what is in cur: a message that is
-// moved meanwhile is found in one of them or in both.
-func (d *dirs) scan(entries []entry, scan uint8) ([]entry, error) {
+// scan lists what is in new, and then what is in cur: a message that is moved
+// meanwhile is found in one of them or in both. A directory is not read when
+// its stamp vouches for what old has of it.
+func (s *scanner) scan(k uint8, at stamps) error {
 	buf := scanBuffers.Get().(*[64 << 10]byte)
 	defer scanBuffers.Put(buf)
-	for i, fd := range d {
+	for i, fd := range s.dirs {
+		if s.old.settled[i] && s.old.at[i] == at[i] && !s.links {
+			s.takeOld(i, k)
+			continue
+		}
 		if _, err := unix.Seek(fd, 0, unix.SEEK_SET); err != nil {
-			return nil, wrap("list", dirNames[i], err)
+			return wrap("list", dirNames[i], err)
 		}
 		for {
 			n, err := unix.Getdents(fd, buf[:])
@@ -119,45 +225,148 @@ func (d *dirs) scan(entries []entry, scan uint8) ([]entry, error) {
 				continue
 			}
 			if err != nil {
-				return nil, wrap("list", dirNames[i], err)
+				return wrap("list", dirNames[i], err)
 			}
 			if n == 0 {
 				break
 			}
-			entries = appendEntries(entries, buf[:n], entry{dir: uint8(i), scan: scan})
+			s.take(buf[:n], uint8(i), k)
 		}
 	}
-	return entries, nil
+	return nil
 }
 
-// appendEntries reads records as getdents64(2) fills them: 8 octets inode, 8
-// octets offset, 2 octets length of the record, 1 octet type, name, NUL.
-func appendEntries(entries []entry, records []byte, e entry) []entry {
+// takeOld finds what old has of a directory.
+func (s *scanner) takeOld(dir int, k uint8) {
+	for i := range s.old.records {
+		if s.old.records[i].dir() == dir {
+			s.seen[i] |= 1 << k
+		}
+	}
+}
+
+// take reads records as getdents64(2) fills them: 8 octets inode, 8 octets
+// offset, 2 octets length of the record, 1 octet type, name, NUL.
+func (s *scanner) take(records []byte, dir, k uint8) {
 	const nameAt = 19
-	text := string(records) // one allocation for the names in it
+	places := s.placesIn(int(dir))
 	for len(records) > nameAt {
 		size := int(binary.NativeEndian.Uint16(records[16:]))
-		kind := records[18]
-		e.ino = binary.NativeEndian.Uint64(records)
-		e.name, _, _ = strings.Cut(text[nameAt:size], "\x00")
-		records, text = records[size:], text[size:]
-		if e.name[0] == '.' || kind != unix.DT_REG && kind != unix.DT_UNKNOWN {
+		kind, ino := records[18], binary.NativeEndian.Uint64(records)
+		name := records[nameAt:size]
+		records = records[size:]
+		if i := bytes.IndexByte(name, 0); i >= 0 {
+			name = name[:i]
+		}
+		if name[0] == '.' || kind != unix.DT_REG && kind != unix.DT_UNKNOWN {
 			continue
 		}
+		if i := places.find(maphash.Bytes(s.seed, name)^ino, always); i >= 0 {
+			s.seen[i] |= 1 << k
+			continue
+		}
+		e := entry{name: string(name), ino: ino, dir: dir, scan: k}
 		e.base = baseOf(e.name)
 		e.time = timeOf(e.base)
-		entries = append(entries, e)
+		e.old = s.find(e.time, e.base)
+		s.moved = append(s.moved, e)
 	}
-	return entries
 }
 
-func compareEntries(a, b entry) int { return compareNames(a.time, b.time, a.base, b.base) }
+func always(int) bool { return true }
+
+// found is what there is.
+type found struct {
+	old   *listing
+	seen  []uint8
+	scans uint8   // the bits of seen that count
+	moved []entry // in order, one for each message: those that are new, and those of old that are elsewhere
+	at    stamps
+	still bool // that was one reading of directories that did not change, and the stamps are theirs
+}
+
+// kept says that message i of old is where it was.
+func (f *found) kept(i int) bool { return f.seen[i]&f.scans != 0 }
+
+// unchanged says that old is what there is.
+func (f *found) unchanged() bool {
+	if len(f.moved) > 0 {
+		return false
+	}
+	for i := range f.seen {
+		if !f.kept(i) {
+			return false
+		}
+	}
+	return true
+}
+
+// places says which messages of old there are, and removes the others from
+// moved.
+func (f *found) places() (there []bool) {
+	there = make([]bool, len(f.seen))
+	for i := range there {
+		there[i] = f.kept(i)
+	}
+	f.moved = slices.DeleteFunc(f.moved, func(e entry) bool { return e.old < 0 })
+	for _, e := range f.moved {
+		there[e.old] = true
+	}
+	return there
+}
+
+// merge makes the listing of what was found, and of those messages of old that
+// were not and shall stay.
+func (f *found) merge(now time.Time, stay func(i int) bool) *listing {
+	text := len(f.old.text)
+	for i := range f.moved {
+		text += len(f.moved[i].name) + len(f.moved[i].uid)
+	}
+	b := newBuilder(len(f.seen)+len(f.moved), text)
+	at := 0
+	keepTo := func(end int) {
+		for at < end {
+			from := at
+			for at < end && (f.kept(at) || stay(at)) {
+				at++
+			}
+			b.keep(f.old, from, at)
+			for at < end && !f.kept(at) && !stay(at) {
+				at++
+			}
+		}
+	}
+	for i := range f.moved {
+		e := &f.moved[i]
+		r := record{seen: uint32(now.Unix())}
+		if e.old >= 0 {
+			keepTo(e.old)
+			at = e.old + 1
+			r = f.old.records[e.old]
+			e.uid = f.old.ownUID(e.old)
+			r.set(sized, r.is(sized) && r.ino == e.ino)
+		} else {
+			_, near := f.old.find(e.time, e.base)
+			keepTo(near)
+			r.set(frozen, e.frozen)
+		}
+		r.ino = e.ino
+		r.set(seenInCur, e.dir == inCur)
+		r.set(linked, e.linked)
+		b.add(r, e.name, e.uid)
+	}
+	keepTo(len(f.seen))
+	l := b.done()
+	l.at, l.file = f.at, f.old.file
+	l.file.differs(len(f.moved) + max(0, f.old.count-l.count))
+	return l
+}
 
 // inOrder sorts entries by delivery, one for each message: of several files of
 // one base name that which was found last.
 func inOrder(entries []entry) []entry {
 	slices.SortFunc(entries, func(a, b entry) int {
-		if c := compareEntries(a, b); c != 0 {
+		if c := compareNames(a.time, b.time, a.base, b.base); c != 0 {
 			return c
 		}
 		if a.scan != b.scan {
@@ -179,31 +388,55 @@ func inOrder(entries []entry) []entry {
 	return kept
 }
 
+// result is what was found by the scans whose bits are set.
+func (s *scanner) result(scans uint8) *found {
+	moved := slices.DeleteFunc(s.moved, func(e entry) bool { return scans&(1<<e.scan) == 0 })
+	for i := range moved { // a message that is elsewhere too
+		if k := moved[i].old; k >= 0 && s.seen[k]&scans != 0 {
+			r := &s.old.records[k]
+			for scan := range uint8(8) {
+				if s.seen[k]&scans&(1<<scan) != 0 {
+					e := moved[i]
+					e.name, e.ino, e.dir, e.scan = s.old.name(k), r.ino, uint8(r.dir()), scan
+					moved = append(moved, e)
+				}
+			}
+			s.seen[k] = 0
+		}
+	}
+	return &found{old: s.old, seen: s.seen, scans: scans, moved: inOrder(moved)}
+}
+
 // tick is longer than the steps in which a kernel's file clock goes.
 const tick = 20 * time.Millisecond
 
-// scanUntilStill lists the messages of d in order. While others change the
-// directories an entry may be missed by one reading, so they are read again, up
-// to three times; what any of these found is then returned, and some of it may
-// be gone or renamed. still says that it was one reading of directories that
-// did not change, and the stamps are theirs.
-func (d *dirs) scanUntilStill() (entries []entry, at stamps, still bool, err error) {
+// scanUntilStill lists the messages of d, of which old is known. While others
+// change the directories an entry may be missed by one reading, so they are
+// read again, up to three times; what any of these found is then returned, and
+// some of it may be gone or renamed.
+func (d *dirs) scanUntilStill(old *listing) (*found, error) {
+	s := scanner{dirs: d, old: old, seed: maphash.MakeSeed(), seen: make([]uint8, len(old.records)), links: old.links()}
+	var at stamps
 	for try := range uint8(3) {
 		now := time.Now()
+		var err error
 		if at, err = d.stamps(); err != nil {
-			return nil, at, false, err
+			return nil, err
 		}
-		known := len(entries)
-		if entries, err = d.scan(entries, try); err != nil {
-			return nil, at, false, err
+		if err = s.scan(try, at); err != nil {
+			return nil, err
 		}
 		after, err := d.stamps()
 		if err != nil {
-			return nil, at, false, err
+			return nil, err
 		}
 		if at == after && at.olderThan(tick, now) {
-			return inOrder(entries[known:]), at, true, nil
+			f := s.result(1 << try)
+			f.at, f.still = at, true
+			return f, nil
 		}
 	}
-	return inOrder(entries), at, false, nil
+	f := s.result(0xff)
+	f.at = at
+	return f, nil
 }

@@ -20,7 +20,12 @@ func ExampleStore() {
 		fmt.Println(err)
 		return
 	}
-	for i, m := range d.Messages() {
+	messages, err := maildrop.List(ctx, d)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for i, m := range messages {
 		fmt.Printf("message %d: %d octets, unique-id %s\n", i+1, m.Size, m.UID)
 		r, err := d.Content(ctx, i)
 		if err != nil {

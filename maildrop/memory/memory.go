@@ -88,7 +88,7 @@ func (s *Store) Open(ctx context.Context, r maildrop.Ref) (maildrop.Drop, error)
 		return nil, fmt.Errorf("open maildrop of %q: %w", r.User, maildrop.ErrInUse)
 	}
 	b.locked = true
-	d := &drop{store: s, box: b, messages: make([]maildrop.Message, len(b.messages))}
+	d := &drop{store: s, box: b, messages: make(maildrop.Messages, len(b.messages))}
 	for i, m := range b.messages {
 		d.messages[i] = m.Message
 	}
@@ -111,11 +111,13 @@ func (b *box) remove(uid string) bool {
 type drop struct {
 	store    *Store
 	box      *box
-	messages []maildrop.Message
+	messages maildrop.Messages
 	closed   bool
 }
 
-func (d *drop) Messages() []maildrop.Message { return d.messages }
+func (d *drop) Totals() (int, int64) { return d.messages.Totals() }
+
+func (d *drop) Listing(context.Context) (maildrop.Listing, error) { return d.messages, nil }
 
 func (d *drop) Content(_ context.Context, i int) (io.ReadCloser, error) {
 	d.store.mu.Lock()

@@ -232,6 +232,7 @@ func (s *Server) Shutdown(now <-chan struct{}) {
 	}
 	s.drain()
 	s.current.parts.throttle.Close()
+	_ = s.current.parts.closeStore(nil) // no login waits for a long reading any more
 	s.trimming.Wait()
 	s.current.quit()
 	bound := time.NewTimer(s.current.cfg.Limits.DrainTimeout + drainSlack)

@@ -102,7 +102,15 @@ func (p *parts) close(next *parts) error {
 	if c, ok := p.replay.(io.Closer); ok && p.replay != next.replay {
 		err = errors.Join(err, c.Close())
 	}
-	return err
+	return errors.Join(err, p.closeStore(next.store))
+}
+
+// closeStore ends the long readings of a store that next is not, and no session.
+func (p *parts) closeStore(next maildrop.Store) error {
+	if c, ok := p.store.(io.Closer); ok && p.store != next {
+		return c.Close()
+	}
+	return nil
 }
 
 // boundCosts makes what bounds the costs of logins.
@@ -169,9 +177,14 @@ func (a *assembly) openStore(old *parts) error {
 		a.parts.store = old.store
 		return nil
 	}
-	store, err := maildir.New(m.Root, maildir.Options{
-		Layout: m.Layout, Create: m.Create, Owner: m.Owner, TrustSizes: m.TrustSizes, CacheMessages: m.Cache,
-	})
+	o := maildir.Options{
+		Layout: m.Layout, Create: m.Create, Owner: m.Owner, TrustSizes: m.TrustSizes,
+		CacheOctets: int64(m.CacheMemory) << 20, ScanWait: m.ScanWait, Log: a.log,
+	}
+	if m.CacheMemory == 0 {
+		o.CacheOctets = -1
+	}
+	store, err := maildir.New(m.Root, o)
 	if err != nil {
 		return a.cfg.Problem("maildrops.root", err)
 	}

@@ -239,13 +239,14 @@ const StoreMaildir = "maildir"
 
 // Maildrops is where mail is.
 type Maildrops struct {
-	Type       string `mapstructure:"type"`        // maildir; maildir when empty
-	Root       string `mapstructure:"root"`        // directory that holds every maildrop
-	Layout     string `mapstructure:"layout"`      // of one maildrop below the root: {user}, {local}, {domain}, {user:1} for a first octet
-	Create     bool   `mapstructure:"create"`      // make a missing maildrop; otherwise it is an error, as a lost mount looks the same
-	Owner      uint32 `mapstructure:"owner"`       // user id that must own all mail; zero means any
-	TrustSizes bool   `mapstructure:"trust_sizes"` // take sizes on the wire from ",W=" in file names
-	Cache      int    `mapstructure:"cache"`       // listings kept between sessions, in messages of about 200 octets; zero means 200,000, negative none
+	Type        string        `mapstructure:"type"`         // maildir; maildir when empty
+	Root        string        `mapstructure:"root"`         // directory that holds every maildrop
+	Layout      string        `mapstructure:"layout"`       // of one maildrop below the root: {user}, {local}, {domain}, {user:1} for a first octet
+	Create      bool          `mapstructure:"create"`       // make a missing maildrop; otherwise it is an error, as a lost mount looks the same
+	Owner       uint32        `mapstructure:"owner"`        // user id that must own all mail; zero means any
+	TrustSizes  bool          `mapstructure:"trust_sizes"`  // take sizes on the wire from ",W=" in file names
+	CacheMemory int           `mapstructure:"cache_memory"` // MiB for listings that are kept between sessions; zero means none. A message takes about 90 octets; what is not kept is read from the maildrop's index
+	ScanWait    time.Duration `mapstructure:"scan_wait"`    // that a login waits for a maildrop that is read for the first time, less than clients wait; then it is told to try later, and the maildrop is read on
 }
 
 // Limits bounds what clients can use up.
@@ -311,8 +312,10 @@ func Default() Config {
 		GSSAPI: GSSAPI{ChannelBinding: "allow"},
 		SCRAM:  SCRAM{ChannelBinding: "allow"},
 		Maildrops: Maildrops{
-			Type:   StoreMaildir,
-			Layout: "{user}",
+			Type:        StoreMaildir,
+			Layout:      "{user}",
+			CacheMemory: 128,              // 10,000 users with 1,000 messages each need no more: most of their listings come from the index, in 0.1 ms
+			ScanWait:    25 * time.Second, // some clients give up after 30 s
 		},
 		Limits: Limits{
 			PerAddress:   256,

@@ -325,6 +325,10 @@ func (p *problems) rest() {
 	if !c.IsHelper() {
 		p.need("maildrops.root", c.Maildrops.Root, "the directory that holds the maildrops")
 	}
+	if c.Maildrops.CacheMemory < 0 {
+		p.add("maildrops.cache_memory", "%d is out of range; zero means that nothing is kept", c.Maildrops.CacheMemory)
+	}
+	positive("maildrops.scan_wait", c.Maildrops.ScanWait)
 	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	p.oneOf("log.format", c.Log.Format, "text", "json")
 }
