@@ -116,9 +116,13 @@ func (s *Store) appendUIDs(fd int, torn bool, lines string) error {
 	if err != nil {
 		return err
 	}
-	_, err = descriptor(file).Write([]byte(lines))
-	if err == nil {
-		err = s.fsync(file)
+	var st unix.Stat_t
+	if err = unix.Fstat(file, &st); err == nil {
+		if _, err = descriptor(file).Write([]byte(lines)); err != nil {
+			_ = unix.Ftruncate(file, st.Size) // half a line would look like a lost one
+		} else {
+			err = s.fsync(file)
+		}
 	}
 	if e := unix.Close(file); err == nil {
 		err = e
@@ -150,9 +154,9 @@ func (s *Store) identify(ctx context.Context, fd int, path string, f *found) err
 	if err != nil {
 		return err
 	}
-	if len(kept.damaged) > 0 {
+	if n := len(kept.damaged); n > 0 && s.first(fmt.Sprint(path, "/", uidsFile, n)) {
 		s.log.Error("unique-ids lost: lines of a file cannot be read", "maildrop", path, "file", uidsFile,
-			"lines", len(kept.damaged), "first", kept.damaged[0])
+			"lines", n, "first", kept.damaged[0])
 	}
 	if err := s.ask(ctx, fd, path, fresh, kept.byBase); err != nil {
 		return err

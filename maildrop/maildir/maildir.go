@@ -127,15 +127,15 @@ type Store struct {
 	layout  beneath.Layout
 	log     *slog.Logger
 	cache   cache
-	helpers chan struct{}   // one token for each goroutine that helps a session to measure
-	fsync   func(int) error // fsync outside tests
-	hold    func()          // called before a message is measured; nil outside tests
-	lazy    int64           // octets of an index that is loaded only when its records are asked for
-	long    int             // messages without a size that a login need not wait for
+	helpers chan struct{}           // one token for each goroutine that helps a session to measure
+	fsync   func(int) error         // fsync outside tests
+	hold    func(name string) error // called before a message is measured; nil outside tests
+	lazy    int64                   // octets of an index that is loaded only when its records are asked for
+	long    int                     // messages without a size that a login need not wait for
 	readings
 
-	mu      sync.Mutex
-	unsaved map[string]bool // maildrops whose index could not be written; that is told once
+	mu   sync.Mutex
+	told map[string]bool // what is told once, by path
 }
 
 var _ maildrop.Store = (*Store)(nil)
@@ -167,7 +167,7 @@ func New(root string, o Options) (*Store, error) {
 		fsync:   fsync,
 		lazy:    1 << 20,
 		long:    500,
-		unsaved: make(map[string]bool),
+		told:    make(map[string]bool),
 	}
 	s.readings.init()
 	fd, err := s.openRoot()
@@ -302,6 +302,25 @@ func (s *Store) list(ctx context.Context, o *opened) (*listing, error) {
 	return l, nil
 }
 
+// first says that what has not been told before. The log is not to be flooded
+// by what lasts.
+func (s *Store) first(what string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.told[what] || len(s.told) >= 10_000 {
+		return false
+	}
+	s.told[what] = true
+	return true
+}
+
+// over has what told again when it comes back.
+func (s *Store) over(what string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.told, what)
+}
+
 // save writes l to the index of its maildrop, at the end of a session. That
 // this cannot be done, on a full disk, over quota or read-only, is told once.
 func (s *Store) save(fd int, path string, l *listing) {
@@ -310,16 +329,13 @@ func (s *Store) save(fd int, path string, l *listing) {
 		return
 	}
 	file, err := writeIndex(fd, l, now)
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if err != nil {
-		if !s.unsaved[path] && len(s.unsaved) < 10_000 {
-			s.unsaved[path] = true
+		if s.first(path + "/" + indexFile) {
 			s.log.Warn("index not written", "maildrop", path, "err", err)
 		}
 		return
 	}
-	delete(s.unsaved, path)
+	s.over(path + "/" + indexFile)
 	next := *l
 	next.file, next.corrected = file, false
 	s.cache.put(path, &next)

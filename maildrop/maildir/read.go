@@ -230,8 +230,10 @@ func (m *measuring) work(ctx context.Context) error {
 }
 
 func (m *measuring) one(i int, buf []byte) error {
-	if m.store.hold != nil {
-		m.store.hold()
+	if hold := m.store.hold; hold != nil {
+		if err := hold(m.listing.name(i)); err != nil {
+			return err
+		}
 	}
 	c, err := m.store.openMessage(m.dirs[m.listing.records[i].dir()], m.listing.name(i))
 	if err != nil {
