@@ -247,7 +247,7 @@ const (
 	NeedsPeer                       // judges Transport.Peer: KPOP
 	NeedsStamp                      // judges Transport.Stamp: APOP
 	NeedsBinding                    // is bound to TLS: SCRAM-SHA-256-PLUS
-	NeedsTLS                        // not in the clear, whomever the policy trusts: OAUTHBEARER, XOAUTH2
+	NeedsTLS                        // not in the clear, whomever the policy trusts: OAUTHBEARER, XOAUTH2, GSS-SPNEGO
 )
 
 // Verifier is one place that can vouch for a client. It implements one or

@@ -112,6 +112,9 @@ func (p *Policy) allows(m Mechanism, t *Transport) error {
 	case tr&NeedsBinding != 0 && !t.Bindable():
 		return errors.New("it is bound to TLS, which does not end here")
 	case tr&NeedsTLS != 0 && t.TLS == nil:
+		if tr&Plaintext == 0 {
+			return errors.New("it is there inside TLS only, start TLS first")
+		}
 		return errors.New("it shows a token, start TLS first")
 	case tr&NeedsPeer != 0:
 		return nil

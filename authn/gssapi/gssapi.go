@@ -14,6 +14,16 @@
 //	C: wrap( layer chosen, its longest token, authzid )
 //	S: +OK                                        the layer begins behind its CRLF
 //
+// [Negotiated] is GSS-SPNEGO (RFC 4178) in the dialect of Microsoft and Cyrus
+// SASL, which says all of that in fewer words:
+//
+//	C: AUTH GSS-SPNEGO
+//	S: +
+//	C: NegTokenInit ( list of mechanisms, AP-REQ )
+//	S: NegTokenResp ( accept-completed, AP-REP )  with an AP-REP as above
+//	C:                                            an empty line
+//	S: +OK                                        a layer begins, or none
+//
 // # Design notes
 //
 // The layer "none" alone is offered unless the configuration says otherwise,
@@ -28,6 +38,16 @@
 // Tokens are those of RFC 4121, so session keys are AES; the older ones of
 // RFC 1964 (DES, RC4) are refused, as are DCE style contexts, which need a
 // third token. Delegated credentials are neither wanted nor looked at.
+//
+// GSS-SPNEGO is for clients that can do nothing else, and is there inside TLS only.
+// Its layer is that of the flags in the client's ticket message, privacy before
+// integrity; nobody asks the other for it, so that it is also there inside TLS,
+// and tokens are of the size that the least client takes. There is no authzid.
+// Dovecot means another protocol by the same name, with the messages of RFC 4752
+// behind the negotiation. Where Kerberos is not the first on the client's list,
+// both sides sign the list, which is all that keeps a third from shortening it;
+// where it is the first, nothing was lost. NTLM, and whatever else is no Kerberos,
+// is refused.
 package gssapi
 
 import (
@@ -96,21 +116,29 @@ func (m *Mechanism) Traits() authn.Traits { return 0 }
 
 // Start implements [authn.Mechanism].
 func (m *Mechanism) Start(_ context.Context, t *authn.Transport) (authn.Exchange, error) {
-	if m.Binding == BindingRequired && t.EndPoint == nil {
-		return nil, &authn.Error{
-			Kind: authn.Denied, Step: Name, Err: errors.New("no TLS to bind to"),
-			Text: "GSSAPI needs TLS here",
-		}
+	e, err := m.start(Name, t)
+	if err != nil {
+		return nil, err
 	}
-	e := &exchange{m: m, t: t}
 	e.next = e.ticket
 	return e, nil
+}
+
+func (m *Mechanism) start(name string, t *authn.Transport) (*exchange, error) {
+	if m.Binding == BindingRequired && t.EndPoint == nil {
+		return nil, &authn.Error{
+			Kind: authn.Denied, Step: name, Err: errors.New("no TLS to bind to"),
+			Text: name + " needs TLS here",
+		}
+	}
+	return &exchange{m: m, t: t, name: name}, nil
 }
 
 // exchange is one login. next takes the client's next message.
 type exchange struct {
 	m        *Mechanism
 	t        *authn.Transport
+	name     string // of the mechanism
 	next     func(ctx context.Context, response []byte) (challenge []byte, done bool, err error)
 	prompted bool
 	peer     *authn.Principal // as soon as it is proven
@@ -133,21 +161,11 @@ func (e *exchange) ticket(ctx context.Context, response []byte) ([]byte, bool, e
 	}
 	apReq, err := parseToken(response, tokAPReq)
 	if err != nil {
-		return nil, false, &authn.Error{Kind: authn.Malformed, Step: Name, Err: err, Text: err.Error()}
+		return nil, false, e.unreadable(err)
 	}
-	kc, err := e.m.Acceptor.Accept(ctx, apReq, krb5.Options{Remote: e.t.Remote.Addr(), Check: e.check})
+	w, apRep, err := e.accept(ctx, apReq)
 	if err != nil {
-		return nil, false, refused(err)
-	}
-	w := &wrapper{key: kc.Subkey, acceptor: true, send: uint64(kc.Seq), recv: uint64(kc.Seq)}
-	if w.key.IsZero() {
-		w.key = kc.Session
-	}
-	var apRep []byte
-	if e.flags&flagMutual != 0 {
-		if apRep, err = prove(kc, w); err != nil {
-			return nil, false, fmt.Errorf("make AP-REP: %w", err)
-		}
+		return nil, false, err
 	}
 	e.offer = &offer{wrapper: w, layers: e.layers(), limit: e.m.limit()}
 	if apRep == nil {
@@ -156,6 +174,24 @@ func (e *exchange) ticket(ctx context.Context, response []byte) ([]byte, bool, e
 	}
 	e.next = e.acknowledge
 	return formatToken(tokAPRep, apRep), false, nil
+}
+
+// accept takes an AP-REQ. The AP-REP is nil when the client asked for none.
+func (e *exchange) accept(ctx context.Context, apReq []byte) (w *wrapper, apRep []byte, err error) {
+	kc, err := e.m.Acceptor.Accept(ctx, apReq, krb5.Options{Remote: e.t.Remote.Addr(), Check: e.check})
+	if err != nil {
+		return nil, nil, e.refused(err)
+	}
+	w = &wrapper{key: kc.Subkey, acceptor: true, send: uint64(kc.Seq), recv: uint64(kc.Seq)}
+	if w.key.IsZero() {
+		w.key = kc.Session
+	}
+	if e.flags&flagMutual != 0 {
+		if apRep, err = prove(kc, w); err != nil {
+			return nil, nil, fmt.Errorf("make AP-REP: %w", err)
+		}
+	}
+	return w, apRep, nil
 }
 
 // prove makes an AP-REP with a subkey and an initial sequence number of our
@@ -173,7 +209,7 @@ func prove(kc *krb5.Context, w *wrapper) ([]byte, error) {
 // acknowledge takes the empty line that answers the AP-REP.
 func (e *exchange) acknowledge(ctx context.Context, response []byte) ([]byte, bool, error) {
 	if len(response) != 0 {
-		return nil, false, malformed(errors.New("octets where the AP-REP is answered by none"))
+		return nil, false, e.malformed(errors.New("octets where the AP-REP is answered by none"))
 	}
 	return e.negotiate(ctx, nil)
 }
@@ -183,7 +219,7 @@ func (e *exchange) negotiate(ctx context.Context, response []byte) ([]byte, bool
 	e.next = e.negotiate
 	challenge, done, err := e.offer.Next(response)
 	if err != nil {
-		return nil, false, malformed(err)
+		return nil, false, e.malformed(err)
 	}
 	if !done {
 		return challenge, false, nil
@@ -292,14 +328,19 @@ func (e *exchange) checkBinding(got [16]byte, demanded bool) error {
 
 // refused gives Kerberos' reasons to the client: they speak of its own ticket
 // and clock.
-func refused(err error) error {
+func (e *exchange) refused(err error) error {
 	var ke *krb5.Error
 	if !errors.As(err, &ke) {
-		return &authn.Error{Kind: authn.KindOf(err), Step: Name, Err: err}
+		return &authn.Error{Kind: authn.KindOf(err), Step: e.name, Err: err}
 	}
-	return &authn.Error{Kind: ke.Kind, Step: Name, Err: err, Text: ke.Text}
+	return &authn.Error{Kind: ke.Kind, Step: e.name, Err: err, Text: ke.Text}
 }
 
-func malformed(err error) error {
-	return &authn.Error{Kind: authn.Malformed, Step: Name, Err: err}
+func (e *exchange) malformed(err error) error {
+	return &authn.Error{Kind: authn.Malformed, Step: e.name, Err: err}
+}
+
+// unreadable is malformed in a token, of which the client is told.
+func (e *exchange) unreadable(err error) error {
+	return &authn.Error{Kind: authn.Malformed, Step: e.name, Err: err, Text: err.Error()}
 }

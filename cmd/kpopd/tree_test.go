@@ -83,6 +83,7 @@ var thirdParty = map[string]struct {
 	"github.com/spf13/viper":              {[]string{"cmd/internal/config"}, "reads the configuration"},
 	"github.com/xdg-go/stringprep":        {[]string{"authn/scram"}, "knows which passwords SCRAM clients would read in another way (SASLprep)"},
 	"go.yaml.in/yaml/v3":                  {[]string{"cmd/internal/config"}, "finds the line that a refused key stands on"},
+	"golang.org/x/crypto":                 {[]string{"authn/gssapi"}, "cryptobyte, a reader of DER that takes nothing else; there with gokrb5 anyway"},
 	"golang.org/x/sync":                   {[]string{"authn/file"}, "semaphores with weights and deadlines, for hashes that need memory"},
 	"golang.org/x/sys":                    {[]string{"authn/...", "cmd/internal/...", "maildrop/..."}, "openat2, OFD locks, resource limits"},
 	"golang.org/x/term":                   {[]string{"cmd/kpopd"}, "reads a password without echo"},

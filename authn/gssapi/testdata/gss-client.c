@@ -4,9 +4,11 @@
  * challenges on the input, responses on the output, an empty line is an empty
  * message.
  *
- *   gss-client [-m] [-l LAYER] [-a AUTHZID] [-b BINDING] [-s SIZE] SERVICE@HOST
+ *   gss-client [-m] [-n] [-i] [-l LAYER] [-a AUTHZID] [-b BINDING] [-s SIZE] SERVICE@HOST
  *
  *   -m  mutual authentication
+ *   -n  GSS-SPNEGO: negotiate, and agree on nothing behind it
+ *   -i  take a MIC over "list" behind the login, and make one
  *   -l  layer to choose: 1, 2 or 4
  *   -a  authzid
  *   -b  application data of the channel bindings
@@ -23,6 +25,8 @@
 #include <gssapi/gssapi.h>
 
 static gss_OID_desc krb5 = { 9, (void *)"\x2a\x86\x48\x86\xf7\x12\x01\x02\x02" };
+static gss_OID_desc spnego = { 6, (void *)"\x2b\x06\x01\x05\x05\x02" };
+static gss_OID mech = &krb5;
 static gss_ctx_id_t ctx = GSS_C_NO_CONTEXT;
 
 static void check(const char *what, OM_uint32 major, OM_uint32 minor)
@@ -32,7 +36,7 @@ static void check(const char *what, OM_uint32 major, OM_uint32 minor)
 
 	if (!GSS_ERROR(major))
 		return;
-	gss_display_status(&ignored, minor, GSS_C_MECH_CODE, &krb5, &more, &text);
+	gss_display_status(&ignored, minor, GSS_C_MECH_CODE, mech, &more, &text);
 	fprintf(stderr, "%s: %#x: %.*s\n", what, (unsigned)major, (int)text.length, (char *)text.value);
 	exit(1);
 }
@@ -88,12 +92,12 @@ static void establish(const char *service, OM_uint32 flags, const char *binding)
 	major = gss_import_name(&minor, &name, GSS_C_NT_HOSTBASED_SERVICE, &target);
 	check("gss_import_name", major, minor);
 	do {
-		major = gss_init_sec_context(&minor, GSS_C_NO_CREDENTIAL, &ctx, target, &krb5, flags, 0,
+		major = gss_init_sec_context(&minor, GSS_C_NO_CREDENTIAL, &ctx, target, mech, flags, 0,
 		                             binding != NULL ? &channel : GSS_C_NO_CHANNEL_BINDINGS,
 		                             &in, NULL, &out, NULL, NULL);
 		check("gss_init_sec_context", major, minor);
-		if (out.length > 0 || (flags & GSS_C_MUTUAL_FLAG))
-			transmit(&out); /* what answers the AP-REP is empty */
+		if (out.length > 0 || mech == &spnego || (flags & GSS_C_MUTUAL_FLAG))
+			transmit(&out); /* what answers the last token is empty */
 		if (major == GSS_S_CONTINUE_NEEDED)
 			must_receive(&in);
 	} while (major == GSS_S_CONTINUE_NEEDED);
@@ -126,6 +130,23 @@ static void choose(int layer, long size, const char *authzid)
 	transmit(&out);
 }
 
+static void sign(void)
+{
+	gss_buffer_desc in, out, list = { 4, (void *)"list" };
+	OM_uint32 major, minor;
+
+	must_receive(&in);
+	major = gss_verify_mic(&minor, ctx, &list, &in, NULL);
+	check("gss_verify_mic", major, minor);
+	if (major != GSS_S_COMPLETE) {
+		fprintf(stderr, "gss_verify_mic: %#x\n", (unsigned)major); /* out of order */
+		exit(5);
+	}
+	major = gss_get_mic(&minor, ctx, GSS_C_QOP_DEFAULT, &list, &out);
+	check("gss_get_mic", major, minor);
+	transmit(&out);
+}
+
 static void echo(int layer)
 {
 	gss_buffer_desc in, plain, out;
@@ -151,12 +172,14 @@ int main(int argc, char **argv)
 {
 	OM_uint32 flags = GSS_C_SEQUENCE_FLAG | GSS_C_REPLAY_FLAG | GSS_C_INTEG_FLAG | GSS_C_CONF_FLAG;
 	const char *authzid = "", *binding = NULL;
-	int option, layer = 1;
+	int option, signs = 0, layer = 1;
 	long size = 0;
 
-	while ((option = getopt(argc, argv, "ml:a:b:s:")) != -1)
+	while ((option = getopt(argc, argv, "mnil:a:b:s:")) != -1)
 		switch (option) {
 		case 'm': flags |= GSS_C_MUTUAL_FLAG; break;
+		case 'n': mech = &spnego; break;
+		case 'i': signs = 1; break;
 		case 'l': layer = atoi(optarg); break;
 		case 'a': authzid = optarg; break;
 		case 'b': binding = optarg; break;
@@ -166,7 +189,10 @@ int main(int argc, char **argv)
 	if (optind >= argc || strlen(authzid) > 1000)
 		return 1;
 	establish(argv[optind], flags, binding);
-	choose(layer, size, authzid);
+	if (mech == &krb5)
+		choose(layer, size, authzid);
+	if (signs)
+		sign();
 	echo(layer);
 	return 0;
 }

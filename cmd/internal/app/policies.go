@@ -98,6 +98,8 @@ func (a *assembly) mechanism(name string, x config.Policy) (m authn.Mechanism, e
 		m, can = oauthbearer.Legacy(chain, a.hints()), authn.Can[authn.TokenVerifier](chain)
 	case "GSSAPI":
 		m, can = a.gssapi(chain), authn.Can[authn.PrincipalMapper](chain)
+	case gssapi.NameSPNEGO:
+		m, can = gssapi.Negotiated(a.gssapi(chain)), authn.Can[authn.PrincipalMapper](chain)
 	case external.Name:
 		m, can = external.New(chain), authn.Can[authn.CertificateMapper](chain)
 	case "KPOP":
@@ -124,7 +126,7 @@ func (a *assembly) hints() oauthbearer.Hints {
 	return oauthbearer.Hints{Scope: a.cfg.OAuth.Scope, Config: a.cfg.OAuth.Config}
 }
 
-func (a *assembly) gssapi(chain authn.Chain) authn.Mechanism {
+func (a *assembly) gssapi(chain authn.Chain) *gssapi.Mechanism {
 	m := &gssapi.Mechanism{Acceptor: a.tickets, Chain: chain}
 	switch a.cfg.GSSAPI.ChannelBinding {
 	case "off":

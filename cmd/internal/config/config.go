@@ -212,7 +212,7 @@ type KPOP struct {
 	HandshakeTimeout time.Duration `mapstructure:"handshake_timeout"` // for the whole exchange
 }
 
-// GSSAPI is the SASL mechanism (RFC 4752).
+// GSSAPI is the SASL mechanism (RFC 4752), and GSS-SPNEGO but for the layers.
 type GSSAPI struct {
 	Layers         []string `mapstructure:"layers"`          // none, integrity, privacy; none when empty
 	ChannelBinding string   `mapstructure:"channel_binding"` // off, allow or require; allow when empty

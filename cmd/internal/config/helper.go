@@ -46,11 +46,11 @@ const (
 	judgesUsers      = "users"
 )
 
-// remoteProofs say what a helper must judge for a mechanism. KPOP and GSSAPI
-// need a ticket taken too, which kerberos says by whom. A mechanism without a row
+// remoteProofs say what a helper must judge for a mechanism. KPOP, GSSAPI and
+// GSS-SPNEGO need a ticket taken too, which kerberos says by whom. A mechanism without a row
 // is none that a helper can judge.
 var remoteProofs = map[string]string{
-	"KPOP": judgesPrincipals, "GSSAPI": judgesPrincipals,
+	"KPOP": judgesPrincipals, "GSSAPI": judgesPrincipals, "GSS-SPNEGO": judgesPrincipals,
 	"SCRAM-SHA-256-PLUS": judgesSecrets, "SCRAM-SHA-256": judgesSecrets, "SCRAM-SHA-1-PLUS": judgesSecrets, "SCRAM-SHA-1": judgesSecrets,
 	"CRAM-MD5": judgesSecrets, "APOP": judgesSecrets,
 	"PLAIN": judgesPasswords, "LOGIN": judgesPasswords, "USER": judgesPasswords,

@@ -124,6 +124,9 @@ func (p *problems) listenerPolicy(at string, l Listener, x Policy) {
 		case m.token && !l.UsesTLS():
 			p.add(at+".policy", "policy %q offers %s, which shows a token, and the listener never has TLS; "+
 				"set tls: starttls or implicit", x.Name, name)
+		case m.tls && !l.UsesTLS():
+			p.add(at+".policy", "policy %q offers %s, which is there inside TLS only, and the listener never has TLS; "+
+				"set tls: starttls or implicit", x.Name, name)
 		case name == "GSSAPI" && !l.UsesTLS() && p.c.GSSAPI.ChannelBinding == "require":
 			p.add(at+".policy", "policy %q offers GSSAPI, which gssapi.channel_binding binds to TLS, and the listener never has TLS", x.Name)
 		case m.plaintext && !l.UsesTLS() && x.Plain != PlainTrusted:

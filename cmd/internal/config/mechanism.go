@@ -12,6 +12,7 @@ type mechanism struct {
 	scram     bool
 	bound     bool // to TLS
 	token     bool // shows the server a token, so never in the clear
+	tls       bool // never in the clear for another reason
 	judge     judge
 }
 
@@ -42,6 +43,7 @@ func bySecret(scheme string) judge {
 var mechanisms = []mechanism{
 	{name: "KPOP", kerberos: true, judge: byTicket},
 	{name: "GSSAPI", kerberos: true, judge: byTicket},
+	{name: "GSS-SPNEGO", kerberos: true, tls: true, judge: byTicket},
 	{name: "SCRAM-SHA-256-PLUS", scram: true, bound: true, judge: bySecret("SCRAM-SHA-256")},
 	{name: "SCRAM-SHA-256", scram: true, judge: bySecret("SCRAM-SHA-256")},
 	{name: "SCRAM-SHA-1-PLUS", scram: true, bound: true, judge: bySecret("SCRAM-SHA-1")},

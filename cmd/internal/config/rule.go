@@ -193,12 +193,12 @@ func (p *problems) rules(at string, x Policy) {
 // NamesAnother reports whether a client of a mechanism can ask to act for
 // another.
 func NamesAnother(mech string) bool {
-	return !slices.Contains([]string{"USER", "APOP", "LOGIN", "CRAM-MD5"}, mech)
+	return !slices.Contains([]string{"USER", "APOP", "LOGIN", "CRAM-MD5", "GSS-SPNEGO"}, mech)
 }
 
 // binds reports whether a mechanism can be bound to TLS.
 func (c *Config) binds(mech string) bool {
-	return mech == "GSSAPI" && c.GSSAPI.ChannelBinding != "off" || strings.HasSuffix(mech, "-PLUS")
+	return (mech == "GSSAPI" || mech == "GSS-SPNEGO") && c.GSSAPI.ChannelBinding != "off" || strings.HasSuffix(mech, "-PLUS")
 }
 
 // rule refuses conditions that cannot be read, and those that can never hold.

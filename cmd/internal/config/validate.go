@@ -142,6 +142,8 @@ func (p *problems) policy(at string, x Policy) {
 			p.add(key, "%s is bound to TLS, so it is never possible before", name)
 		case m.token:
 			p.add(key, "%s shows a token; it is never possible before TLS", name)
+		case m.tls:
+			p.add(key, "%s is there inside TLS only; remove it", name)
 		case name == "EXTERNAL":
 			p.add(key, "EXTERNAL needs the certificate that TLS brings, so it is never possible before; remove it")
 		case m.plaintext && x.Plain != PlainTrusted:
