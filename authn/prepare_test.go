@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/xdg-go/stringprep"
 )
 
 func TestRule152PrepareLogin(t *testing.T) {
@@ -93,6 +95,38 @@ func TestPreparePassword(t *testing.T) {
 				t.Error("shares memory with what it was made of")
 			}
 		})
+	}
+}
+
+// What is ASCII is the same string as under SASLprep, which RFC 8265 replaces: a
+// name or a password that worked before goes on to work, and meets the same
+// stored one. Both profiles are asked about every octet at every place of a word.
+func TestRule170_ASCIIAsUnderSASLprep(t *testing.T) {
+	t.Parallel()
+	names, taken := 0, 0
+	for c := range byte(utf8.RuneSelf) {
+		for _, format := range []string{"?alice", "al?ice", "alice?", "?"} {
+			in := strings.Replace(format, "?", string(c), 1)
+			want, refused := stringprep.SASLprep.Prepare(in)
+			if refused == nil {
+				if got := PreparePassword([]byte(in)); string(got) != want {
+					t.Errorf("password %q becomes %q, under SASLprep %q", in, []byte(got), want)
+				}
+			}
+			names++
+			switch got, err := PrepareLogin(in); {
+			case err != nil: // a login is narrower, and never another one
+			case refused != nil:
+				t.Errorf("login %q is taken, under SASLprep it is not", in)
+			case got != want:
+				t.Errorf("login %q becomes %q, under SASLprep %q", in, got, want)
+			default:
+				taken++
+			}
+		}
+	}
+	if want := 4*(2*26+10+len("_+@")) + 2*len(".-"); taken != want {
+		t.Errorf("%d of %d logins are taken, want %d", taken, names, want)
 	}
 }
 
