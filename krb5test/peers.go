@@ -18,6 +18,7 @@ type TB interface {
 // packages names the Debian package of each program that tests use.
 var packages = map[string]string{
 	"curl":                "curl",
+	"dovecot":             "dovecot-pop3d",
 	"faketime":            "faketime",
 	"fetchmail":           "fetchmail",
 	"gcc":                 "gcc",

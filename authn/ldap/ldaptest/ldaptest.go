@@ -196,6 +196,9 @@ func (s *Server) Log() string {
 	return string(text)
 }
 
+// PID is the process that runs.
+func (s *Server) PID() int { return s.cmd.Process.Pid }
+
 // Hang stops the server as SIGSTOP does: connections stay open, new ones are
 // taken by the system, and nothing is answered. It returns when the process
 // has stopped.

@@ -14,7 +14,7 @@ import (
 )
 
 // revoke writes a revocation list that is in date.
-func (s *server) revoke(t *testing.T, revoked ...*x509.Certificate) {
+func (s *server) revoke(t testing.TB, revoked ...*x509.Certificate) {
 	t.Helper()
 	list, err := s.authority.Revoke(time.Now().Add(time.Hour), revoked...)
 	if err != nil {

@@ -105,7 +105,7 @@ func divide(t *testing.T, keytab string) *divided {
 }
 
 // own gives a folder and all in it to a uid.
-func own(t *testing.T, dir string, uid int) {
+func own(t testing.TB, dir string, uid int) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
 		return errors.Join(err, os.Lchown(path, uid, uid))

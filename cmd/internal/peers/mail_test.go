@@ -66,7 +66,7 @@ func (m message) wire() string {
 func (m message) unix() string { return strings.ReplaceAll(m.wire(), "\r\n", "\n") }
 
 // deliver fills user's Maildir below root.
-func deliver(t *testing.T, root, user string, ms []message) {
+func deliver(t testing.TB, root, user string, ms []message) {
 	t.Helper()
 	for _, dir := range []string{"new", "cur", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(root, user, dir), 0o700); err != nil {

@@ -128,7 +128,7 @@ func newServer(dir string) *server {
 
 // launch runs a command of kpopd on the configuration in s.dir until the test
 // ends, under another uid where one is given.
-func (s *server) launch(t *testing.T, bin, command string, uid *syscall.Credential) {
+func (s *server) launch(t testing.TB, bin, command string, uid *syscall.Credential) {
 	t.Helper()
 	// not t.Context(): the server must end by itself, by a signal
 	s.cmd = group(context.Background(), bin, command, "-c", filepath.Join(s.dir, "kpopd.yaml"))
@@ -153,7 +153,7 @@ func (s *server) launch(t *testing.T, bin, command string, uid *syscall.Credenti
 }
 
 // makeKeys has new keys seal what of the digests is readable, and make salts.
-func (s *server) makeKeys(t *testing.T) {
+func (s *server) makeKeys(t testing.TB) {
 	t.Helper()
 	for _, name := range []string{"digests.key", "salt.key"} {
 		if err := file.MakeKeyFile(filepath.Join(s.dir, name)); err != nil {
@@ -193,7 +193,7 @@ func (s *server) keep(stderr io.Reader) {
 
 var listening = regexp.MustCompile(` msg=listening listener=(\S+) address=(\S+)`)
 
-func (s *server) stop(t *testing.T) {
+func (s *server) stop(t testing.TB) {
 	t.Helper()
 	if s.killed {
 		return
@@ -286,7 +286,7 @@ func (s *server) door(name string) string {
 	return s.doors[name]
 }
 
-func (s *server) write(t *testing.T, name, text string) {
+func (s *server) write(t testing.TB, name, text string) {
 	t.Helper()
 	if err := os.WriteFile(filepath.Join(s.dir, name), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -294,7 +294,7 @@ func (s *server) write(t *testing.T, name, text string) {
 }
 
 // deliver fills the maildrop of a user.
-func (s *server) deliver(t *testing.T, user string, ms []message) {
+func (s *server) deliver(t testing.TB, user string, ms []message) {
 	t.Helper()
 	deliver(t, filepath.Join(s.dir, "mail"), user, ms)
 }
@@ -327,7 +327,7 @@ func (s *server) session(t *testing.T, door string, onTicket func([]byte)) *sess
 }
 
 // certify gives the server a certificate for localhost.
-func (s *server) certify(t *testing.T) {
+func (s *server) certify(t testing.TB) {
 	t.Helper()
 	ca, err := certs.NewAuthority("test")
 	if err != nil {
