@@ -1,10 +1,11 @@
-// Command kpopctl answers questions about a kpopd server and its configuration.
+// Command kpopctl answers questions about a kpopd server and its configuration,
+// and about the unique-ids of any POP3 server.
 //
 // # Design notes
 //
 // What it says of a configuration is asked of the parts that a server is made
 // of, which cmd/internal/app builds: it has no opinion of its own on what a
-// policy does. It opens no socket and changes nothing.
+// policy does. It changes nothing, and only uidl snapshot opens sockets.
 package main
 
 import (
@@ -28,8 +29,9 @@ func newRoot() *cobra.Command {
 	root := cli.Root(&cobra.Command{
 		Use:   "kpopctl",
 		Short: "Answers about a kpopd server and its configuration",
-		Long:  `kpopctl answers questions about a kpopd server and its configuration.`,
+		Long: `kpopctl answers questions about a kpopd server and its configuration, and
+compares what two POP3 servers list.`,
 	})
-	root.AddCommand(newExplain())
+	root.AddCommand(newExplain(), newUIDL())
 	return root
 }

@@ -2,14 +2,23 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"flag"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/kpopd/kpopd/cmd/internal/app"
 	"github.com/kpopd/kpopd/cmd/internal/certs"
 	"github.com/kpopd/kpopd/krb5test"
 )
@@ -28,18 +37,85 @@ func TestScript(t *testing.T) {
 		UpdateScripts:      *update,
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("TZ", "UTC")
+			e.Setenv("GORACE", "atexit_sleep_ms=0") // a second for each command
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"certificate": certificate, "keytab": keytab},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"certificate": certificate, "keytab": keytab, "serve": serve, "mute": mute, "await": await, "interrupt": interrupt,
+		},
 	})
 }
 
-// certificate writes mail.crt and mail.key for localhost.
+// patience is how long a script waits for what should happen at once.
+const patience = time.Minute
+
+// serve runs a server until the script ends, with the addresses of its listeners
+// in NAME1, NAME2 and so on: serve CONFIGURATION NAME.
+func serve(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: serve CONFIGURATION NAME")
+	}
+	s, err := app.Start(context.Background(), ts.MkAbs(args[0]), io.Discard)
+	ts.Check(err)
+	ts.Defer(func() { s.Shutdown(nil) })
+	for i, a := range s.Addrs() {
+		ts.Setenv(args[1]+strconv.Itoa(i+1), "localhost:"+strconv.Itoa(a.(*net.TCPAddr).Port))
+	}
+}
+
+// mute runs a server that greets and then says nothing, at $MUTE.
+func mute(ts *testscript.TestScript, _ bool, _ []string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	var wg sync.WaitGroup
+	wg.Go(func() { // ended with the listener and the clients
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer c.Close()
+				io.WriteString(c, "+OK\r\n")
+				io.Copy(io.Discard, c)
+			})
+		}
+	})
+	ts.Defer(func() { l.Close(); wg.Wait() })
+	ts.Setenv("MUTE", l.Addr().String())
+}
+
+// await waits until a file matches: await FILE REGEXP.
+func await(ts *testscript.TestScript, _ bool, args []string) {
+	re := regexp.MustCompile("(?m)" + args[1])
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(patience); ; <-tick.C {
+		text, _ := os.ReadFile(ts.MkAbs(args[0])) // it may not be there yet
+		if re.Match(text) {
+			return
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("%s never has %q:\n%s", args[0], args[1], text)
+		}
+	}
+}
+
+// interrupt sends SIGINT to the process that a file names.
+func interrupt(ts *testscript.TestScript, _ bool, args []string) {
+	pid, err := strconv.Atoi(strings.TrimSpace(ts.ReadFile(args[0])))
+	ts.Check(err)
+	ts.Check(syscall.Kill(pid, syscall.SIGINT))
+}
+
+// certificate writes mail.crt and mail.key for localhost, and their authority to
+// ca.pem.
 func certificate(ts *testscript.TestScript, _ bool, _ []string) {
 	ca, err := certs.NewAuthority("script CA")
 	ts.Check(err)
 	cert, key, err := ca.Issue("localhost")
 	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs("ca.pem"), ca.PEM(), 0o600))
 	ts.Check(os.WriteFile(ts.MkAbs("mail.crt"), cert, 0o600))
 	ts.Check(os.WriteFile(ts.MkAbs("mail.key"), key, 0o600))
 }
@@ -54,7 +130,7 @@ func keytab(ts *testscript.TestScript, _ bool, _ []string) {
 // Each flag is explained, and the examples are command lines that are taken.
 func TestHelp(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{{"--help"}, {"explain", "--help"}} {
+	for _, args := range [][]string{{"--help"}, {"explain", "--help"}, {"uidl", "--help"}, {"uidl", "snapshot", "--help"}, {"uidl", "diff", "--help"}} {
 		var out, errs bytes.Buffer
 		if status := run(args, &out, &errs); status != 0 || errs.Len() > 0 {
 			t.Errorf("%v: status %d, %s", args, status, errs.String())
@@ -73,7 +149,9 @@ func TestHelp(t *testing.T) {
 			if err != nil || found.Name() != c.Name() {
 				t.Fatalf("%q: %v", example, err)
 			}
-			if err := found.ParseFlags(rest); err != nil || len(found.Flags().Args()) > 0 {
+			if err := found.ParseFlags(rest); err != nil {
+				t.Errorf("%q: %v", example, err)
+			} else if err := found.Args(found, found.Flags().Args()); err != nil {
 				t.Errorf("%q: %v", example, err)
 			}
 		}

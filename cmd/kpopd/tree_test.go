@@ -43,13 +43,14 @@ var directions = map[string][]string{
 	"authn/sitefile":      nil,
 	"authn/throttle":      {"authn"},
 
-	"cmd/internal/app":    {"authn/...", "cmd/internal/...", "kpop", "maildrop/...", "pop3"},
-	"cmd/internal/certs":  {"authn", "authn/sitefile"},                                                                                           // what a client certificate is worth
-	"cmd/internal/cli":    {"cmd/internal/config"},                                                                                               // prints its problems
-	"cmd/internal/config": {"authn", "authn/cache", "authn/external", "authn/file", "authn/krb5", "authn/oidc", "authn/scram", "authn/sitefile"}, // rules of policies and URLs, names of hashes, enctypes and algorithms, bounds
-	"cmd/internal/listen": nil,
-	"cmd/kpopctl":         {"cmd/internal/..."},
-	"cmd/kpopd":           {"authn/...", "cmd/internal/...", "kpop", "krb5test", "maildrop/...", "pop3/..."},
+	"cmd/internal/app":      {"authn/...", "cmd/internal/...", "kpop", "maildrop/...", "pop3"},
+	"cmd/internal/certs":    {"authn", "authn/sitefile"},                                                                                           // what a client certificate is worth
+	"cmd/internal/cli":      {"cmd/internal/config"},                                                                                               // prints its problems
+	"cmd/internal/config":   {"authn", "authn/cache", "authn/external", "authn/file", "authn/krb5", "authn/oidc", "authn/scram", "authn/sitefile"}, // rules of policies and URLs, names of hashes, enctypes and algorithms, bounds
+	"cmd/internal/listen":   nil,
+	"cmd/internal/snapshot": {"authn", "authn/sitefile", "pop3/client"}, // passwords that do not print
+	"cmd/kpopctl":           {"cmd/internal/..."},
+	"cmd/kpopd":             {"authn/...", "cmd/internal/...", "kpop", "krb5test", "maildrop/...", "pop3/..."},
 
 	"kpop":          {"authn", "authn/krb5"},
 	"kpop/kpoptest": {"krb5test"}, // for tests
@@ -71,7 +72,7 @@ var thirdParty = map[string]struct {
 	by  []string
 	why string
 }{
-	"github.com/emersion/go-sasl":         {[]string{"authn/...", "cmd/kpopd", "pop3/client"}, "the contract of SASL mechanisms, and PLAIN"},
+	"github.com/emersion/go-sasl":         {[]string{"authn/...", "cmd/internal/snapshot", "cmd/kpopd", "pop3/client"}, "the contract of SASL mechanisms, and PLAIN"},
 	"github.com/go-crypt/crypt":           {[]string{"authn/file"}, "crypt(3) hashes of the password files that sites have"},
 	"github.com/go-jose/go-jose/v4":       {[]string{"authn/oidc"}, "key sets and signatures of tokens"},
 	"github.com/go-ldap/ldap/v3":          {[]string{"authn/ldap"}, "the LDAP protocol"},
@@ -84,9 +85,9 @@ var thirdParty = map[string]struct {
 	"github.com/xdg-go/stringprep":        {[]string{"authn/scram"}, "knows which passwords SCRAM clients would read in another way (SASLprep)"},
 	"go.yaml.in/yaml/v3":                  {[]string{"cmd/internal/config"}, "finds the line that a refused key stands on"},
 	"golang.org/x/crypto":                 {[]string{"authn/gssapi"}, "cryptobyte, a reader of DER that takes nothing else; there with gokrb5 anyway"},
-	"golang.org/x/sync":                   {[]string{"authn/file"}, "semaphores with weights and deadlines, for hashes that need memory"},
+	"golang.org/x/sync":                   {[]string{"authn/file", "cmd/internal/snapshot"}, "semaphores with weights and deadlines, for hashes that need memory; groups of bounded size, for sessions in parallel"},
 	"golang.org/x/sys":                    {[]string{"authn/...", "cmd/internal/...", "maildrop/..."}, "openat2, OFD locks, resource limits"},
-	"golang.org/x/term":                   {[]string{"cmd/kpopd"}, "reads a password without echo"},
+	"golang.org/x/term":                   {[]string{"cmd/kpopctl", "cmd/kpopd"}, "reads a password without echo, and knows a terminal"},
 	"golang.org/x/time":                   {[]string{"authn/throttle"}, "token bucket for the attempts of an address"},
 	"golang.org/x/text":                   {[]string{"authn"}, "RFC 8265 preparation of login names"},
 }

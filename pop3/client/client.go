@@ -22,6 +22,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -47,6 +48,10 @@ type Options struct {
 	// LongInitial sends a SASL initial response with AUTH even when the line
 	// then exceeds the 255 octets of RFC 2449 section 4.
 	LongInitial bool
+	// Lenient takes listings as they come: text after a size, and unique-ids
+	// that are missing, too long or hold spaces. Without it such a line is an
+	// error.
+	Lenient bool
 }
 
 // Client is one side of a POP3 session.
@@ -113,6 +118,26 @@ func (c *Client) Read(p []byte) (int, error) { return c.r.Read(p) }
 
 // Close hangs up without QUIT: the server removes nothing.
 func (c *Client) Close() error { return c.conn.Close() }
+
+// Hangup ends the session without QUIT, and waits until the server has hung up
+// as well: the maildrop is then unlocked, as it is after QUIT, and the server
+// has had no occasion to remove anything (RFC 1939 section 6: it enters the
+// UPDATE state at QUIT only).
+func (c *Client) Hangup(ctx context.Context) error {
+	defer c.conn.Close()
+	defer c.arm(ctx)()
+	half, ok := c.conn.(interface{ CloseWrite() error })
+	if !ok {
+		return nil
+	}
+	if err := half.CloseWrite(); err != nil {
+		return fmt.Errorf("hang up: %w", err)
+	}
+	if _, err := io.Copy(io.Discard, c.r); err != nil && !errors.Is(err, syscall.ECONNRESET) {
+		return fmt.Errorf("hang up: %w", err)
+	}
+	return nil
+}
 
 // Send writes commands in one piece, without waiting for replies. Read those
 // in order with [Client.Reply], [Client.Lines] and [Client.ReadBody].

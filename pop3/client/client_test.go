@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -338,6 +339,112 @@ B: .
 `
 	if d := cmp.Diff(want, log.String()); d != "" {
 		t.Error(d)
+	}
+}
+
+// A lenient client takes listings that RFC 1939 does not allow as they come.
+func TestLenient(t *testing.T) {
+	t.Parallel()
+	const script = `S: +OK
+C: LIST
+S: +OK
+S: 1 10 octets
+S: 2 20
+S: .
+C: UIDL
+S: +OK
+S: 1 two words
+S: 2
+S: .
+`
+	c := dial(t, &client.Options{Lenient: true}, script)
+	sizes, err := c.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids, err := c.UIDL(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]client.Scan{{1, 10}, {2, 20}}, sizes) + cmp.Diff([]client.UniqueID{{1, "two words"}, {2, ""}}, ids); d != "" {
+		t.Error(d)
+	}
+	for list, read := range map[string]func(*client.Client) error{
+		"LIST": func(c *client.Client) error { _, err := c.List(t.Context()); return err },
+		"UIDL": func(c *client.Client) error { _, err := c.UIDL(t.Context()); return err },
+	} {
+		for name, o := range map[string]*client.Options{"1 10 octets": nil, "x 10": {Lenient: true}} {
+			if err := read(dial(t, o, "S: +OK\nC: "+list+"\nS: +OK\nS: "+name+"\nS: .\n")); err == nil {
+				t.Errorf("%s takes %q with %+v", list, name, o)
+			}
+		}
+	}
+}
+
+// Hangup says nothing and returns when the server has ended the session, too.
+func TestHangup(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var ended atomic.Bool
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		c, err := l.Accept()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		io.WriteString(c, "+OK\r\n")
+		if b, err := io.ReadAll(c); err != nil || len(b) > 0 {
+			t.Errorf("the server heard %q, %v", b, err)
+		}
+		ended.Store(true)
+	}()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.New(t.Context(), conn, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Hangup(t.Context()); err != nil || !ended.Load() {
+		t.Errorf("%v, the server has ended: %v", err, ended.Load())
+	}
+	<-served
+}
+
+// A server that does not hang up is waited for no longer than ctx says.
+func TestHangupDeadline(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	io.WriteString(server, "+OK\r\n")
+	c, err := client.New(t.Context(), conn, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if err := c.Hangup(ctx); err == nil {
+		t.Error("a server that stays is taken for one that has gone")
 	}
 }
 

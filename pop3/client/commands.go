@@ -84,7 +84,7 @@ func (c *Client) List(ctx context.Context) ([]Scan, error) {
 	}
 	out := make([]Scan, len(lines))
 	for i, l := range lines {
-		if out[i], err = scan(l); err != nil {
+		if out[i], err = c.scanLine(l); err != nil {
 			return nil, err
 		}
 	}
@@ -109,7 +109,7 @@ func (c *Client) UIDL(ctx context.Context) ([]UniqueID, error) {
 	}
 	out := make([]UniqueID, len(lines))
 	for i, l := range lines {
-		if out[i], err = uniqueID(l); err != nil {
+		if out[i], err = c.uniqueIDLine(l); err != nil {
 			return nil, err
 		}
 	}
@@ -166,6 +166,29 @@ func (c *Client) Quit(ctx context.Context) error {
 	_, err := c.Cmd(ctx, "QUIT")
 	c.conn.Close() // the reply has said all; TLS may complain that the server was quicker
 	return err
+}
+
+// scanLine is a line of LIST, with what may follow the size where that is taken.
+func (c *Client) scanLine(line string) (Scan, error) {
+	if c.opts.Lenient {
+		if f := strings.Fields(line); len(f) > 2 {
+			line = f[0] + " " + f[1]
+		}
+	}
+	return scan(line)
+}
+
+// uniqueIDLine is a line of UIDL, with any unique-id where that is taken.
+func (c *Client) uniqueIDLine(line string) (UniqueID, error) {
+	if !c.opts.Lenient {
+		return uniqueID(line)
+	}
+	a, uid, _ := strings.Cut(line, " ")
+	n, err := strconv.Atoi(a)
+	if err != nil {
+		return UniqueID{}, fmt.Errorf("unique-id listing %q: %w", line, err)
+	}
+	return UniqueID{n, uid}, nil
 }
 
 // scan reads "n size" as RFC 1939 section 5 has it: nothing may follow.

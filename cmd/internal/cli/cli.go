@@ -24,9 +24,15 @@ func Run(root *cobra.Command, args []string, in io.Reader, out, errs io.Writer) 
 	err := root.ExecuteContext(context.Background())
 	var usage *usageError
 	var problem *config.Problem
+	var answer *statusError
 	switch {
 	case err == nil:
 		return 0
+	case errors.As(err, &answer):
+		if answer.err != nil {
+			fmt.Fprintf(errs, "%s: %v\n", root.Name(), answer.err)
+		}
+		return answer.status
 	case errors.As(err, &usage):
 		fmt.Fprintf(errs, "%s: %v\n", root.Name(), err)
 		return 2
@@ -63,6 +69,19 @@ func (e *usageError) Unwrap() error { return e.err }
 
 // Usage makes err one that is the command line's fault.
 func Usage(c *cobra.Command, err error) error { return &usageError{err, c.CommandPath()} }
+
+// statusError ends with a status of its own.
+type statusError struct {
+	status int
+	err    error
+}
+
+func (e *statusError) Error() string { return fmt.Sprintf("status %d: %v", e.status, e.err) }
+func (e *statusError) Unwrap() error { return e.err }
+
+// Status is err with the status that a command ends with; nil says nothing, for a
+// status that is an answer.
+func Status(status int, err error) error { return &statusError{status, err} }
 
 // NeedsCommand is the RunE of a command that does nothing itself.
 func NeedsCommand(c *cobra.Command, _ []string) error {
