@@ -7,8 +7,10 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -59,7 +61,7 @@ func serve(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	ts.Defer(func() { s.Shutdown(nil) })
 	for i, a := range s.Addrs() {
-		ts.Setenv(args[1]+strconv.Itoa(i+1), "localhost:"+strconv.Itoa(a.(*net.TCPAddr).Port))
+		ts.Setenv(args[1]+strconv.Itoa(i+1), a.String())
 	}
 }
 
@@ -113,7 +115,7 @@ func interrupt(ts *testscript.TestScript, _ bool, args []string) {
 func certificate(ts *testscript.TestScript, _ bool, _ []string) {
 	ca, err := certs.NewAuthority("script CA")
 	ts.Check(err)
-	cert, key, err := ca.Issue("localhost")
+	cert, key, err := ca.Issue("localhost", "127.0.0.1")
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs("ca.pem"), ca.PEM(), 0o600))
 	ts.Check(os.WriteFile(ts.MkAbs("mail.crt"), cert, 0o600))
@@ -206,4 +208,98 @@ func TestExample(t *testing.T) {
 			t.Errorf("%s: status %d, %swant %q in\n%s", tt.args, status, errs.String(), tt.want, out.String())
 		}
 	}
+}
+
+// TestReadme runs the commands that the README gives for a move, and wants the
+// table that it shows.
+func TestReadme(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(text), "\n## Moving mail to it\n")
+	blocks := strings.Split(section, "```\n")
+	if len(blocks) < 5 || strings.Count(blocks[1], "\n") != 3 {
+		t.Fatal("the README has no such commands and table")
+	}
+	dir := t.TempDir()
+	old := movingServer(t, filepath.Join(dir, "old"), "1", "2", "3")
+	renamed := movingServer(t, filepath.Join(dir, "new"), "9", "2", "3")
+	if err := os.WriteFile(filepath.Join(dir, "users"), []byte("alice:pw-alice\nbob:pw-alice\neve:pw-alice\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ca := filepath.Join(dir, "ca.pem")
+	trusted := []byte{}
+	for _, name := range []string{"old", "new"} {
+		pem, err := os.ReadFile(filepath.Join(dir, name, "ca.pem"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		trusted = append(trusted, pem...)
+	}
+	if err := os.WriteFile(ca, trusted, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	here := strings.NewReplacer("old.example.org:995", old, "new.example.org:995", renamed)
+	var shown []byte
+	for line := range strings.Lines(here.Replace(blocks[1])) {
+		args := strings.Fields(line)
+		cmd := exec.CommandContext(t.Context(), args[0], args[1:]...)
+		cmd.Dir, cmd.Env = dir, append(os.Environ(), "SSL_CERT_FILE="+ca) // as if the system trusted it
+		out, err := cmd.CombinedOutput()
+		if differs := slices.Contains(args, "diff"); (err != nil) != differs || differs && cmd.ProcessState.ExitCode() != 1 {
+			t.Fatalf("%s%v\n%s", line, err, out)
+		}
+		shown = out
+	}
+	if string(shown) != blocks[3] {
+		t.Errorf("the README shows\n%swant\n%s", blocks[3], shown)
+	}
+}
+
+// movingServer serves mail of alice with those names, and none of two others.
+func movingServer(t *testing.T, dir string, names ...string) (address string) {
+	t.Helper()
+	const hash = "$6$peers$iTzhmhYKi.JotJSaSdGxCPIjbgbL8At.CXJMQFfJdnSZ2OmY0EBbF4InRaGYPeBbmW1zIzjMkbpKG2inHEZVD/"
+	ca, err := certs.NewAuthority("move")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, key, err := ca.Issue("127.0.0.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]string{
+		"ca.pem": string(ca.PEM()), "mail.crt": string(cert), "mail.key": string(key), "users": "", "k.yaml": `
+listeners: [{name: pop3, address: "127.0.0.1:0", tls: starttls, policy: all}]
+certificates: [{name: mail, cert: mail.crt, key: mail.key}]
+policies: [{name: all, offers: [PLAIN], chain: all}]
+chains: [{name: all, steps: [{use: local}]}]
+verifiers: [{name: local, type: file, users: users}]
+maildrops: {root: mail}
+`,
+	}
+	for _, user := range []string{"alice", "bob", "eve"} {
+		files["users"] += user + ":" + hash + "\n"
+		for _, folder := range []string{"new", "cur", "tmp"} {
+			if err := os.MkdirAll(filepath.Join(dir, "mail", user, folder), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for i, name := range names {
+		files["mail/alice/new/"+name] = "Subject: " + name + "\n\n" + strings.Repeat("x", i+3) + "\n"
+	}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := app.Start(t.Context(), filepath.Join(dir, "k.yaml"), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Shutdown(nil) })
+	return s.Addrs()[0].String()
 }
