@@ -235,8 +235,34 @@ func (m *MIT) Stop() error {
 	return err
 }
 
-// Suspend stops the KDC as it is: connections are made and nothing is answered.
-func (m *MIT) Suspend() error { return m.cmd.Process.Signal(syscall.SIGSTOP) }
+// Serve starts the KDC again at the port that it had.
+func (m *MIT) Serve(ctx context.Context) error {
+	if err := os.WriteFile(m.file("kdc.log"), nil, 0o600); err != nil {
+		return err
+	}
+	return m.serve(ctx)
+}
+
+// Suspend stops the KDC as it is: connections are made and nothing is answered. It
+// returns when the process has stopped.
+func (m *MIT) Suspend() error {
+	if err := m.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", m.cmd.Process.Pid))
+		if err != nil {
+			return err
+		}
+		// state is the word after the name in brackets
+		if _, rest, _ := bytes.Cut(stat, []byte(") ")); bytes.HasPrefix(rest, []byte("T")) {
+			return nil
+		}
+		<-tick.C
+	}
+}
 
 // Resume ends what Suspend began.
 func (m *MIT) Resume() error { return m.cmd.Process.Signal(syscall.SIGCONT) }
