@@ -65,6 +65,9 @@ func (p *PanicError) Error() string { return fmt.Sprintf("panic: %v\n%s", p.Valu
 // KindOf reports what err means. A context that ran out is Unavailable, an
 // error that nobody classified is Internal.
 func KindOf(err error) Kind {
+	if e, ok := err.(*Error); ok { // as most are; errors.As allocates
+		return e.Kind
+	}
 	var e *Error
 	switch {
 	case errors.As(err, &e):

@@ -127,7 +127,7 @@ func (l *Login) next(ctx context.Context, response []byte) (challenge []byte, do
 		}
 		return nil, true, l.succeed(ctx)
 	}
-	challenge, done, err = l.ex.Next(withThrottle(l.within(ctx), l), response)
+	challenge, done, err = l.ex.Next(&loginContext{ctx, l, l.policy.Throttle != nil}, response)
 	switch {
 	case err != nil && challenge != nil:
 		l.refusal = err
@@ -143,9 +143,30 @@ func (l *Login) next(ctx context.Context, response []byte) (challenge []byte, do
 	return challenge, false, nil
 }
 
-// within is ctx for what the mechanism and its chain do.
-func (l *Login) within(ctx context.Context) context.Context {
-	return WithTransport(WithPolicy(ctx, l.policy), l.t)
+// within is ctx for what the mechanism and its chain do beside the proof.
+func (l *Login) within(ctx context.Context) context.Context { return &loginContext{ctx, l, false} }
+
+// loginContext is a context as of [WithPolicy] and [WithTransport], in one. Where
+// a client proves itself the chain finds the throttle by it, as the first place
+// that all mechanisms pass with the name that the client claims.
+type loginContext struct {
+	context.Context
+	l         *Login
+	throttled bool
+}
+
+func (c *loginContext) Value(key any) any {
+	switch key.(type) {
+	case policyKey:
+		return c.l.policy
+	case transportKey:
+		return c.l.t
+	case throttleKey:
+		if c.throttled {
+			return c.l
+		}
+	}
+	return c.Context.Value(key)
 }
 
 // succeed judges the login by all that the proof has brought, and lets it in.

@@ -14,15 +14,6 @@ type Throttle interface {
 
 type throttleKey struct{}
 
-// withThrottle lets the chain find the throttle of l: it is the first place that all
-// mechanisms pass with the name that the client claims.
-func withThrottle(ctx context.Context, l *Login) context.Context {
-	if l.policy.Throttle == nil {
-		return ctx
-	}
-	return context.WithValue(ctx, throttleKey{}, l)
-}
-
 // admitted asks the throttle of the attempt that ctx belongs to, once.
 func admitted(ctx context.Context, login string) error {
 	l, _ := ctx.Value(throttleKey{}).(*Login)

@@ -156,6 +156,7 @@ func (l *limit) space(now time.Time, o *Options) time.Duration {
 type attempt struct {
 	*Throttle
 	limits      []limit
+	room        [3]limit // for limits, so that they need no memory of their own
 	user, place uint64
 }
 
@@ -181,11 +182,11 @@ func (t *Throttle) enter(from netip.Addr, login string) (*attempt, time.Duration
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.sweep(now)
-	a := &attempt{Throttle: t, user: t.hash(login), place: t.hash(address)}
+	a := &attempt{Throttle: t, user: hash(t, login), place: hash(t, address)}
 	if !t.admitsMore(a, from, now) {
 		return nil, 0, throttled(errors.New("too many attempts a second from this address"))
 	}
-	a.limits = t.limits(a, t.hash(network), t.exempt(from), now)
+	a.limits = t.limits(a, hash(t, network), t.exempt(from), now)
 	wait, why := time.Duration(0), ""
 	for i := range a.limits {
 		l := &a.limits[i]
@@ -213,7 +214,7 @@ func (t *Throttle) enter(from netip.Addr, login string) (*attempt, time.Duration
 }
 
 // hash is the key of a name or a network.
-func (t *Throttle) hash(of any) uint64 { return maphash.Comparable(t.seed, of) }
+func hash[T comparable](t *Throttle, of T) uint64 { return maphash.Comparable(t.seed, of) }
 
 // admitsMore takes one attempt from what the address has for the second.
 func (t *Throttle) admitsMore(a *attempt, from netip.Addr, now time.Time) bool {
@@ -238,7 +239,7 @@ func (t *Throttle) limits(a *attempt, network uint64, exempt bool, now time.Time
 	if p := t.known.find(a.user); p != nil && p.has(a.place, now) {
 		factor, users, key = FamiliarFactor, &t.pairs, a.user^a.place
 	}
-	limits := make([]limit, 0, 3)
+	limits := a.room[:0]
 	add := func(what string, in *table[count], key uint64, free, factor int, base time.Duration) {
 		if free < 0 {
 			return

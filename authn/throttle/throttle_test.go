@@ -270,10 +270,10 @@ func TestPlacesOfAUser(t *testing.T) {
 			guess(t, th, host(n), "alice", right)
 			time.Sleep(time.Minute) // of the fake clock
 		}
-		p := th.known.find(th.hash("alice"))
+		p := th.known.find(hash(th, "alice"))
 		for n := range maxPlaces + 2 {
 			address, _ := prefixes(netip.MustParseAddr(host(n)))
-			if got, want := p.has(th.hash(address), time.Now()), n >= 2; got != want {
+			if got, want := p.has(hash(th, address), time.Now()), n >= 2; got != want {
 				t.Errorf("place %d familiar: %v", n, got)
 			}
 		}
@@ -328,7 +328,7 @@ func TestPendingStays(t *testing.T) {
 		time.Sleep(24 * time.Hour) // of the fake clock
 		guess(t, th, "198.51.100.1", "bob", wrong)
 		guess(t, th, "198.51.100.1", "bob", wrong)
-		c := th.users.find(th.hash("alice"))
+		c := th.users.find(hash(th, "alice"))
 		if c == nil || c.pending != 1 {
 			t.Errorf("the count of a pending attempt is %+v", c)
 		}

@@ -20,6 +20,9 @@ const (
 	maxError = 2048
 )
 
+// mostAttrs is more than the line of a login mostly has.
+const mostAttrs = 32
+
 // attemptLog writes one line for each login attempt, refused or not, with all
 // that is known of it. What a client sent is bounded; slog escapes it. Panics of
 // mechanisms and verifiers are added to panics.
@@ -41,18 +44,20 @@ func attemptLog(log *slog.Logger, panics *atomic.Int64) *authn.Trace {
 			if !log.Enabled(ctx, level) {
 				return
 			}
-			attrs := []slog.Attr{
+			attrs := make([]slog.Attr, 0, mostAttrs)
+			attrs = append(
+				attrs,
 				slog.String("kind", kind),
 				slog.String("session", a.Transport.Session), slog.String("listener", a.Transport.Listener),
 				slog.String("remote", a.Transport.Remote.String()),
 				slog.String("policy", a.Policy), slog.String("mechanism", bounded(a.Mechanism, maxName)),
 				slog.String("login", bounded(a.Login, maxName)),
-			}
-			attrs = append(attrs, identityAttrs(a.Identity)...)
-			attrs = append(attrs, ticketAttrs(a.Principal)...)
-			attrs = append(attrs, tlsAttrs(a.Transport.TLS)...)
+			)
+			attrs = appendIdentity(attrs, a.Identity)
+			attrs = appendTicket(attrs, a.Principal)
+			attrs = appendTLS(attrs, a.Transport.TLS)
 			attrs = append(attrs, certificateAttrs(a.Transport.Client)...)
-			attrs = append(attrs, policyAttrs(a)...)
+			attrs = appendPolicy(attrs, a)
 			if a.Layer {
 				attrs = append(attrs, slog.Bool("layer", true))
 			}
@@ -113,17 +118,16 @@ func levelOf(err error) slog.Level {
 	}
 }
 
-func identityAttrs(id *authn.Identity) []slog.Attr {
+func appendIdentity(attrs []slog.Attr, id *authn.Identity) []slog.Attr {
 	if id == nil {
-		return nil
+		return attrs
 	}
-	return []slog.Attr{slog.String("user", bounded(id.User, maxName)), slog.String("step", id.Step)}
+	return append(attrs, slog.String("user", bounded(id.User, maxName)), slog.String("step", id.Step))
 }
 
-// policyAttrs are the rules that had to do with an attempt, and who acted for
-// whom.
-func policyAttrs(a *authn.Attempt) []slog.Attr {
-	var attrs []slog.Attr
+// appendPolicy tells of the rules that had to do with an attempt, and of who acted
+// for whom.
+func appendPolicy(attrs []slog.Attr, a *authn.Attempt) []slog.Attr {
 	if a.For != "" {
 		attrs = append(attrs, slog.String("acting_for", bounded(a.For, maxName)))
 		if a.Identity != nil {
@@ -152,11 +156,11 @@ func policyAttrs(a *authn.Attempt) []slog.Attr {
 	return attrs
 }
 
-func ticketAttrs(p *authn.Principal) []slog.Attr {
+func appendTicket(attrs []slog.Attr, p *authn.Principal) []slog.Attr {
 	if p == nil {
-		return nil
+		return attrs
 	}
-	attrs := []slog.Attr{slog.String("principal", bounded(p.String(), maxName)), slog.String("realm", bounded(p.Realm, maxName))}
+	attrs = append(attrs, slog.String("principal", bounded(p.String(), maxName)), slog.String("realm", bounded(p.Realm, maxName)))
 	if t := p.Ticket; t != nil {
 		attrs = append(attrs,
 			slog.String("service", bounded(t.Service, maxName)), slog.String("enctype", t.Enctype),
@@ -166,15 +170,30 @@ func ticketAttrs(p *authn.Principal) []slog.Attr {
 	return attrs
 }
 
-// tlsAttrs are version, cipher and server name (RFC 8314 section 4.4).
-func tlsAttrs(s *tls.ConnectionState) []slog.Attr {
+// appendTLS tells version, cipher and server name (RFC 8314 section 4.4).
+func appendTLS(attrs []slog.Attr, s *tls.ConnectionState) []slog.Attr {
 	if s == nil {
-		return []slog.Attr{slog.String("tls", "none")}
+		return append(attrs, slog.String("tls", "none"))
 	}
-	return []slog.Attr{
-		slog.String("tls", tls.VersionName(s.Version)), slog.String("cipher", tls.CipherSuiteName(s.CipherSuite)),
+	return append(
+		attrs,
+		slog.String("tls", tls.VersionName(s.Version)), slog.String("cipher", cipherName(s.CipherSuite)),
 		slog.String("sni", bounded(s.ServerName, maxName)),
+	)
+}
+
+// cipherName is [tls.CipherSuiteName], which makes lists of all suites each time
+// that it is asked, with those of TLS 1.3 at hand.
+func cipherName(id uint16) string {
+	switch id {
+	case tls.TLS_AES_128_GCM_SHA256:
+		return "TLS_AES_128_GCM_SHA256"
+	case tls.TLS_AES_256_GCM_SHA384:
+		return "TLS_AES_256_GCM_SHA384"
+	case tls.TLS_CHACHA20_POLY1305_SHA256:
+		return "TLS_CHACHA20_POLY1305_SHA256"
 	}
+	return tls.CipherSuiteName(id)
 }
 
 // certificateAttrs name a client certificate as a map file can.
