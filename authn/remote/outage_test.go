@@ -82,8 +82,9 @@ func TestHelperDiesInMidLogin(t *testing.T) {
 // because the client went away.
 func TestCancellation(t *testing.T) {
 	t.Parallel()
-	ends := make(chan error)
-	asked := make(chan struct{}, 1)
+	const most = 16 // attempts
+	ends := make(chan error, most)
+	asked := make(chan struct{}, most)
 	f := &authntest.Fake{Err: context.DeadlineExceeded, Hook: func(ctx context.Context, _ *authn.PasswordRequest) {
 		asked <- struct{}{}
 		<-ctx.Done()
@@ -102,14 +103,26 @@ func TestCancellation(t *testing.T) {
 	if err := <-ends; !errors.Is(err, context.Canceled) {
 		t.Errorf("the helper: %v", err)
 	}
-	ctx, cancel = context.WithTimeout(context.Background(), 10*time.Millisecond)
-	defer cancel()
-	go func() { _, err := verify(ctx, c, "alice", "pw-alice"); outcome <- err }()
-	if err := <-ends; err == nil {
-		t.Error("the helper's verifier had no deadline")
+	// a deadline on a busy machine may be over before the helper hears of the login
+	reached := false
+	for wait := 10 * time.Millisecond; !reached && wait < time.Minute; wait *= 2 {
+		ctx, cancel := context.WithTimeout(context.Background(), wait)
+		_, err := verify(ctx, c, "alice", "pw-alice")
+		cancel()
+		if authn.KindOf(err) != authn.Unavailable {
+			t.Errorf("deadline: %v", err)
+		}
+		select {
+		case err := <-ends:
+			reached = true
+			if err == nil {
+				t.Error("the helper's verifier had no deadline")
+			}
+		default:
+		}
 	}
-	if err := <-outcome; authn.KindOf(err) != authn.Unavailable {
-		t.Errorf("deadline: %v", err)
+	if !reached {
+		t.Error("no deadline met the helper's verifier")
 	}
 	// the connection is as good as before
 	if _, err := c.Ask(within(t)); err != nil {
@@ -166,21 +179,26 @@ func TestSilentHelper(t *testing.T) {
 	}
 	for name, tt := range map[string]struct {
 		says []byte
-		want string
+		want string // "": that the time is over
 	}{
-		"says nothing":           {nil, "deadline exceeded"},
-		"says hello only":        {hello, "deadline exceeded"},
+		"says nothing":           {nil, ""},
+		"says hello only":        {hello, ""},
 		"speaks another version": {other, "speaks version 2, this is 1"},
 		"speaks POP3":            {[]byte("+OK POP3 ready\r\n"), "too long"},
 		"says no JSON":           {[]byte("\x00\x00\x00\x02\x00\x00\x00\x00{["), "read a frame"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			c := New("helper", Options{Socket: silent(t, tt.says), Judges: everything, Timeout: 50 * time.Millisecond})
+			o := Options{Socket: silent(t, tt.says), Judges: everything}
+			if tt.want == "" {
+				o.Timeout = 50 * time.Millisecond
+			}
+			c := New("helper", o)
 			defer c.Close()
 			for range 2 {
-				if _, err := verify(within(t), c, "alice", "pw-alice"); authn.KindOf(err) != authn.Unavailable || !strings.Contains(err.Error(), tt.want) {
-					t.Errorf("got %v, want %s", err, tt.want)
+				if _, err := verify(within(t), c, "alice", "pw-alice"); authn.KindOf(err) != authn.Unavailable || !strings.Contains(err.Error(), tt.want) ||
+					tt.want == "" && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Errorf("got %v, want %q", err, tt.want)
 				}
 			}
 		})
