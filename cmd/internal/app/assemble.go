@@ -200,6 +200,9 @@ func (a *assembly) openSaltKey() error {
 	if err == nil {
 		a.salts, err = keys.Salt()
 	}
+	if errors.Is(err, os.ErrNotExist) {
+		err = fmt.Errorf("%w; make it with kpopd passwd key %s", err, a.cfg.SCRAM.SaltKey)
+	}
 	if err != nil {
 		return a.cfg.Problem("scram.salt_key", err)
 	}

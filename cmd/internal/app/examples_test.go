@@ -114,6 +114,9 @@ func TestExampleSmallSite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if _, err := Check(path); err == nil || !strings.Contains(err.Error(), "; make it with kpopd passwd key "+in("salt.key")) {
+		t.Errorf("without its key: %v", err)
+	}
 	if err := errors.Join(
 		file.MakeKeyFile(in("digests.key")), file.MakeKeyFile(in("salt.key")),
 		file.SetSecret(in("digests"), "", "alice", "SCRAM-SHA-256", keys.Text()),

@@ -48,7 +48,7 @@ maildrops: {root: mail}
 
 // saslNames are those of the mechanisms of [everything] that AUTH takes.
 var saslNames = []string{
-	"GSSAPI", "CRAM-MD5", "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-1",
+	"GSSAPI", "CRAM-MD5", "GSS-SPNEGO", "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-1",
 	"OAUTHBEARER", "XOAUTH2", "EXTERNAL", "PLAIN", "LOGIN",
 }
 
@@ -170,7 +170,7 @@ func TestRule167_ListIsNegotiable(t *testing.T) {
 		card    bool
 		without []string
 	}{
-		{"in the clear", false, []string{"SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS", "OAUTHBEARER", "XOAUTH2", "EXTERNAL", "PLAIN", "LOGIN"}},
+		{"in the clear", false, []string{"GSS-SPNEGO", "SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS", "OAUTHBEARER", "XOAUTH2", "EXTERNAL", "PLAIN", "LOGIN"}},
 		{"after STLS", false, []string{"EXTERNAL"}},
 		{"after STLS", true, nil},
 		{"implicit", false, []string{"EXTERNAL"}},
