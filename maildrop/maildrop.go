@@ -14,7 +14,9 @@ package maildrop
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"time"
 )
 
 // Errors that a client is told apart by response code (RFC 2449 section 8,
@@ -25,6 +27,21 @@ var (
 	ErrPermanent = errors.New("maildrop: unusable")             // wrong owner, corrupt, unsafe path: staff must act
 	ErrGone      = errors.New("maildrop: message gone")         // removed by another program during the session
 )
+
+// InUseError is ErrInUse and what is known of the session that holds the lock.
+type InUseError struct {
+	Session string    // its name in the log
+	Since   time.Time // when it opened the maildrop
+	Remote  string    // address and port of its client
+	Own     bool      // it is of the person who is told of it, who may hear from where
+}
+
+func (e *InUseError) Error() string {
+	return fmt.Sprintf("maildrop: in use by session %s from %s since %s", e.Session, e.Remote, e.Since.UTC().Format(time.RFC3339))
+}
+
+// Unwrap returns ErrInUse.
+func (e *InUseError) Unwrap() error { return ErrInUse }
 
 // Ref names a maildrop.
 type Ref struct {

@@ -2,6 +2,7 @@ package pop3
 
 import (
 	"errors"
+	"net"
 	"strconv"
 
 	"github.com/kpopd/kpopd/authn"
@@ -62,6 +63,7 @@ func reply(err error) string {
 	var ae *authn.Error
 	var ce *maildrop.CommitError
 	var soon *tooSoon
+	var used *maildrop.InUseError
 	switch {
 	case errors.As(err, &pe):
 		return string(pe)
@@ -71,6 +73,8 @@ func reply(err error) string {
 		return "[LOGIN-DELAY] Log in again in " + strconv.FormatInt(seconds(soon.wait), 10) + " s" // RFC 2449 section 8.1.1
 	case errors.As(err, &ce):
 		return "Some deleted messages not removed" // words of RFC 1939 section 6
+	case errors.As(err, &used):
+		return "[IN-USE] " + replyInUse(used)
 	case errors.Is(err, maildrop.ErrInUse):
 		return "[IN-USE] Maildrop is in use by another session"
 	case errors.Is(err, maildrop.ErrPermanent):
@@ -80,6 +84,16 @@ func reply(err error) string {
 	default:
 		return "[SYS/TEMP] Maildrop is unavailable, try later"
 	}
+}
+
+// replyInUse says since when, and to the same person from where: it helps him
+// find the client that he has forgotten.
+func replyInUse(e *maildrop.InUseError) string {
+	text := "Maildrop is in use by another session since " + e.Since.UTC().Format("2006-01-02 15:04:05 UTC")
+	if host, _, err := net.SplitHostPort(e.Remote); err == nil && e.Own {
+		text += ", from " + printable(host, maxText/2)
+	}
+	return text
 }
 
 // replyAuth has one text for all refused credentials: it must not tell which

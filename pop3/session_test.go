@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kpopd/kpopd/authn"
 	"github.com/kpopd/kpopd/maildrop"
@@ -400,6 +402,14 @@ func TestErrorsOfAStore(t *testing.T) {
 		{net.ErrClosed, "-ERR [SYS/TEMP] "},
 		{errors.New("open /var/mail/alice: secret"), "-ERR [SYS/TEMP] "},
 		{maildrop.ErrInUse, "-ERR [IN-USE] "},
+		{
+			fmt.Errorf("open: %w", &maildrop.InUseError{Since: time.Unix(0, 0), Remote: "[2001:db8::7]:1", Own: true}),
+			"-ERR [IN-USE] Maildrop is in use by another session since 1970-01-01 00:00:00 UTC, from 2001:db8::7",
+		},
+		{
+			&maildrop.InUseError{Since: time.Unix(0, 0), Remote: "secret:1"},
+			"-ERR [IN-USE] Maildrop is in use by another session since 1970-01-01 00:00:00 UTC",
+		},
 		{maildrop.ErrTemporary, "-ERR [SYS/TEMP] "},
 		{maildrop.ErrPermanent, "-ERR [SYS/PERM] "},
 	} {

@@ -92,6 +92,7 @@ func loadServer(file string) (*config.Config, error) {
 func limits(cfg *config.Config) listen.Limits {
 	l := listen.Limits{
 		Connections: listen.MaxConnections(), PerAddress: cfg.Limits.PerAddress, PreAuth: cfg.Limits.PreAuth,
+		DeadPeer: max(cfg.Limits.DeadPeer, cfg.Limits.WriteTimeout),
 	}
 	if cfg.Limits.Connections > 0 {
 		l.Connections = min(l.Connections, cfg.Limits.Connections)

@@ -61,6 +61,7 @@ type parts struct {
 	keytabPath string
 	store      maildrop.Store
 	maildrops  config.Maildrops
+	holders    *holders           // of maildrops; sessions outlive a reload
 	throttle   *throttle.Throttle // counts what it counted, under new options
 	logins     *pop3.Logins       // for LOGIN-DELAY
 	hashes     *file.Budget
@@ -171,7 +172,11 @@ func throttling(t config.Throttle) throttle.Options {
 }
 
 func (a *assembly) openStore(old *parts) error {
+	if a.parts.holders = old.holders; a.parts.holders == nil {
+		a.parts.holders = &holders{}
+	}
 	m := a.cfg.Maildrops
+	m.Takeover = "" // not the store's business
 	a.parts.maildrops = m
 	if old.store != nil && old.maildrops == m {
 		a.parts.store = old.store
@@ -252,7 +257,7 @@ func (a *assembly) buildDoors() error {
 func (a *assembly) server(d *door) *pop3.Server {
 	l := a.cfg.Limits
 	s := &pop3.Server{
-		Backend:  &backend{Policy: d.policy, store: a.parts.store},
+		Backend:  &backend{Policy: d.policy, store: a.parts.store, holders: a.parts.holders, takeover: a.cfg.Maildrops.Takeover, log: a.log},
 		Hostname: a.hostname(), Log: a.log, LoginsTraced: true, LenientUTF8: a.cfg.POP3.LenientUTF8,
 		LoginTimeout: l.LoginTimeout, IdleTimeout: l.IdleTimeout, WriteTimeout: l.WriteTimeout,
 		DrainTimeout: l.DrainTimeout, MaxFailures: l.Failures, MaxAttempts: l.Attempts, LoginDelay: a.loginDelay(),

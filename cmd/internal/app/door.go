@@ -37,7 +37,7 @@ func (d *door) serve(ctx context.Context, admitted *listen.Conn) {
 	c, t := d.enter(ctx, admitted)
 	if c != nil {
 		// the engine has logged how the session ended, and why
-		_ = d.server.ServeConn(context.WithValue(ctx, admittedKey{}, admitted), c, t)
+		_ = d.server.ServeConn(context.WithValue(ctx, arrivalKey{}, &arrival{admitted, t.Session, t.Remote}), c, t)
 	}
 }
 
@@ -100,24 +100,35 @@ func (d *door) refusal() []byte {
 	return []byte("-ERR [SYS/TEMP] Too many connections, try again later\r\n")
 }
 
-type admittedKey struct{}
+type arrivalKey struct{}
+
+// arrival is what the backend knows of the connection that a login comes from.
+type arrival struct {
+	conn    *listen.Conn
+	session string
+	remote  netip.AddrPort
+}
 
 // backend is a policy and the store behind it.
 type backend struct {
 	*authn.Policy
-	store maildrop.Store
+	store    maildrop.Store
+	holders  *holders
+	takeover string // config.Maildrops.Takeover
+	log      *slog.Logger
 }
 
 var _ pop3.Backend = (*backend)(nil)
 
 // Open opens the maildrop of a user who has logged in, and tells the gate.
 func (b *backend) Open(ctx context.Context, id *authn.Identity) (maildrop.Drop, error) {
-	drop, err := b.store.Open(ctx, maildrop.Ref{User: id.User, Path: id.Attrs[authn.AttrMaildrop]})
+	me := newHolder(ctx, id)
+	drop, err := b.open(ctx, maildrop.Ref{User: id.User, Path: id.Attrs[authn.AttrMaildrop]}, me)
 	if err != nil {
 		return nil, fmt.Errorf("open maildrop of %s: %w", id.User, err)
 	}
-	if c, ok := ctx.Value(admittedKey{}).(*listen.Conn); ok {
-		c.LoggedIn()
+	if me.conn != nil {
+		me.conn.LoggedIn()
 	}
 	return drop, nil
 }

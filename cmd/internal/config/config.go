@@ -237,6 +237,13 @@ type POP3 struct {
 // StoreMaildir is the one kind of store.
 const StoreMaildir = "maildir"
 
+// Who may take over a maildrop that is in use.
+const (
+	TakeoverNever       = "never"
+	TakeoverDeadPeer    = "dead_peer"
+	TakeoverSameAddress = "same_address"
+)
+
 // Maildrops is where mail is.
 type Maildrops struct {
 	Type        string        `mapstructure:"type"`         // maildir; maildir when empty
@@ -245,6 +252,7 @@ type Maildrops struct {
 	Create      bool          `mapstructure:"create"`       // make a missing maildrop; otherwise it is an error, as a lost mount looks the same
 	Owner       uint32        `mapstructure:"owner"`        // user id that must own all mail; zero means any
 	TrustSizes  bool          `mapstructure:"trust_sizes"`  // take sizes on the wire from ",W=" in file names
+	Takeover    string        `mapstructure:"takeover"`     // of a maildrop in use, by a login of the same user: never; dead_peer, from a session whose client no longer answers the network; same_address, from those too that have the same address. The other session ends as if its client had hung up: nothing is deleted
 	CacheMemory int           `mapstructure:"cache_memory"` // MiB for listings that are kept between sessions; zero means none. A message takes about 90 octets; what is not kept is read from the maildrop's index
 	ScanWait    time.Duration `mapstructure:"scan_wait"`    // that a login waits for a maildrop that is read for the first time, less than clients wait; then it is told to try later, and the maildrop is read on
 }
@@ -256,6 +264,7 @@ type Limits struct {
 	PreAuth       int           `mapstructure:"pre_auth"`        // at once not logged in, half of connections at most; a newcomer replaces the oldest; zero means no limit
 	LoginTimeout  time.Duration `mapstructure:"login_timeout"`   // from greeting to login, in all
 	IdleTimeout   time.Duration `mapstructure:"idle_timeout"`    // between commands; RFC 1939 section 3 asks for 10 min at least
+	DeadPeer      time.Duration `mapstructure:"dead_peer"`       // after which a client that has gone without a word is found out, and its maildrop is free; from 8s to 12h, and write_timeout where that is longer, which slow clients may take
 	WriteTimeout  time.Duration `mapstructure:"write_timeout"`   // for the next octets of a reply to be taken by the client
 	DrainTimeout  time.Duration `mapstructure:"drain_timeout"`   // for downloads under way when the server stops
 	Failures      int           `mapstructure:"failures"`        // refused logins before the connection is closed
@@ -314,6 +323,7 @@ func Default() Config {
 		Maildrops: Maildrops{
 			Type:        StoreMaildir,
 			Layout:      "{user}",
+			Takeover:    TakeoverNever,
 			CacheMemory: 128,              // 10,000 users with 1,000 messages each need no more: most of their listings come from the index, in 0.1 ms
 			ScanWait:    25 * time.Second, // some clients give up after 30 s
 		},
@@ -322,6 +332,7 @@ func Default() Config {
 			PreAuth:      1024,
 			LoginTimeout: time.Minute,
 			IdleTimeout:  10 * time.Minute,
+			DeadPeer:     4 * time.Minute,
 			WriteTimeout: time.Minute,
 			DrainTimeout: 30 * time.Second,
 			Failures:     3,

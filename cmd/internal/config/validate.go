@@ -284,6 +284,9 @@ func (p *problems) rest() {
 	positive("limits.idle_timeout", c.Limits.IdleTimeout)
 	positive("limits.write_timeout", c.Limits.WriteTimeout)
 	positive("limits.drain_timeout", c.Limits.DrainTimeout)
+	if d := c.Limits.DeadPeer; d < 8*time.Second || d > 12*time.Hour {
+		p.add("limits.dead_peer", "%v is out of range; from 8s to 12h", d)
+	}
 	for key, n := range map[string]int{
 		"limits.connections": c.Limits.Connections,
 		"limits.per_address": c.Limits.PerAddress,
@@ -324,6 +327,7 @@ func (p *problems) rest() {
 	}
 	p.oneOf("gssapi.channel_binding", c.GSSAPI.ChannelBinding, "off", "allow", "require")
 	p.oneOf("maildrops.type", c.Maildrops.Type, StoreMaildir)
+	p.oneOf("maildrops.takeover", c.Maildrops.Takeover, TakeoverNever, TakeoverDeadPeer, TakeoverSameAddress)
 	if !c.IsHelper() {
 		p.need("maildrops.root", c.Maildrops.Root, "the directory that holds the maildrops")
 	}

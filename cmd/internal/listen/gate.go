@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // Limits are how many connections there may be at once; zero means no limit.
@@ -13,6 +14,10 @@ type Limits struct {
 	Connections int // in all
 	PerAddress  int // from one IPv4 address or IPv6 /64
 	PreAuth     int // not logged in; the oldest makes room for a newcomer
+
+	// DeadPeer is after how long without an answer of its network a connection is
+	// given up; whole multiples of 8 s are kept exactly. 4 min when zero.
+	DeadPeer time.Duration
 }
 
 // Why a connection was refused or closed.
@@ -68,7 +73,7 @@ func (g *Gate) enter(c net.Conn) (admitted *Conn, why string) {
 		oldest.displaced = true
 		oldest.Close()
 	}
-	admitted = &Conn{Conn: c, gate: g, peer: peer}
+	admitted = &Conn{Conn: c, gate: g, peer: peer, deadPeer: g.limits.DeadPeer}
 	admitted.waiting = g.preAuth.PushBack(admitted)
 	g.open[admitted] = struct{}{}
 	g.peers[peer]++
@@ -129,6 +134,7 @@ type Conn struct {
 	peer      netip.Prefix
 	waiting   *list.Element // in gate.preAuth; nil once logged in
 	displaced bool
+	deadPeer  time.Duration
 }
 
 // LoggedIn says that the client is somebody: it no longer makes room for

@@ -48,12 +48,9 @@ type Listener struct {
 	closed atomic.Bool
 }
 
-// Bind opens the socket at address. Clients that have gone without a word are
-// found out by keep-alives after about four minutes.
+// Bind opens the socket at address.
 func (l *Listener) Bind(ctx context.Context, address string) error {
-	cfg := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{
-		Enable: true, Idle: 2 * time.Minute, Interval: 30 * time.Second, Count: 4,
-	}}
+	cfg := net.ListenConfig{KeepAliveConfig: keepAlive(deadPeer)}
 	socket, err := cfg.Listen(ctx, "tcp", address)
 	if err != nil {
 		return fmt.Errorf("listener %s: %w", l.Name, err)
@@ -153,6 +150,7 @@ func (l *Listener) admit(ctx context.Context, c net.Conn) {
 		c.Close()
 		return
 	}
+	admitted.keepAlive()
 	go l.run(ctx, admitted) // ends with the session; Gate.CloseAll ends it early
 }
 
