@@ -349,3 +349,35 @@ func TestFault12_WildDuck(t *testing.T) {
 		w.wait(t)
 	}
 }
+
+// A store that cannot tell its listing any more fails what needs it, and lets
+// the client ask for the totals and leave.
+func TestListingThatCannotBeHad(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	d := &oddDrop{
+		messages: []maildrop.Message{{UID: "1", Size: 3}, {UID: "2", Size: 4}},
+		content:  func(int) (io.ReadCloser, error) { return nil, errors.New("nobody should come here") },
+		listing:  fmt.Errorf("%w: lost", maildrop.ErrTemporary),
+	}
+	w.has(d)
+	c := w.login(t)
+	for _, command := range []string{"LIST", "LIST 1", "UIDL", "UIDL 2", "RETR 1", "TOP 1 0", "DELE 1"} {
+		var se *client.ServerError
+		if _, err := c.Cmd(t.Context(), command); !errors.As(err, &se) || se.Code != "SYS/TEMP" {
+			t.Errorf("%s: %v, want [SYS/TEMP]", command, err)
+		}
+	}
+	if n, size, err := c.Stat(t.Context()); n != 2 || size != 7 || err != nil {
+		t.Errorf("STAT: %d, %d, %v", n, size, err)
+	}
+	if _, err := c.Cmd(t.Context(), "LIST 3"); err == nil {
+		t.Error("LIST 3 of two messages")
+	}
+	if err := c.Quit(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if len(d.del) != 0 {
+		t.Errorf("Commit removes %d", d.del)
+	}
+}

@@ -59,13 +59,13 @@ func (s *session) stat(context.Context, args) error {
 }
 
 func (s *session) list(ctx context.Context, a args) error {
-	return s.listing(ctx, a, func(b []byte, m *maildrop.Message) []byte {
+	return s.listing(ctx, a, func(b []byte, m maildrop.Message) []byte {
 		return strconv.AppendUint(b, uint64(m.Size), 10)
 	})
 }
 
 func (s *session) uidl(ctx context.Context, a args) error {
-	return s.listing(ctx, a, func(b []byte, m *maildrop.Message) []byte { return append(b, m.UID...) })
+	return s.listing(ctx, a, func(b []byte, m maildrop.Message) []byte { return append(b, m.UID...) })
 }
 
 // shortListing is how many messages fit into a small buffer, with unique-ids
@@ -73,7 +73,7 @@ func (s *session) uidl(ctx context.Context, a args) error {
 const shortListing = 50
 
 // column adds what a listing tells of a message.
-type column func([]byte, *maildrop.Message) []byte
+type column func([]byte, maildrop.Message) []byte
 
 // listing shows one message, or all that are not deleted, with a column. It
 // never holds more of a reply than a buffer.
@@ -112,7 +112,7 @@ func (s *session) line(i int, m maildrop.Message, c column) {
 	const digits = 20
 	s.out.reserve(digits + len(" ") + max(digits, len(m.UID)) + len("\r\n"))
 	b := strconv.AppendUint(s.out.buf, uint64(i+1), 10)
-	b = c(append(b, ' '), &m)
+	b = c(append(b, ' '), m)
 	s.out.buf = append(b, "\r\n"...)
 }
 

@@ -328,3 +328,44 @@ func TestPooledBuffers(t *testing.T) {
 		p.ended()
 	}
 }
+
+// many is a maildrop of so many messages, none of which it keeps.
+type many int
+
+func (d many) Totals() (int, int64)                              { return int(d), int64(d) << 13 }
+func (d many) Listing(context.Context) (maildrop.Listing, error) { return d, nil }
+func (d many) Len() int                                          { return int(d) }
+func (d many) At(int) maildrop.Message                           { return maildrop.Message{UID: uid, Size: 1 << 13} }
+
+func (d many) Content(context.Context, int) (io.ReadCloser, error) { return nil, maildrop.ErrGone }
+func (d many) Commit(context.Context, []int) error                 { return nil }
+func (d many) Close() error                                        { return nil }
+
+const uid = "1700000000.M123456P4242.mail.example"
+
+// LIST and UIDL of 100,000 messages hold one buffer of the reply, whatever its
+// length.
+func TestListingIsNotBuilt(t *testing.T) {
+	const n = 100_000
+	for name, command := range map[string]func(*session, context.Context, args) error{"LIST": (*session).list, "UIDL": (*session).uidl} {
+		lines, largest := 0, 0
+		s := &session{drop: many(n)}
+		s.recount()
+		s.out.send = func(p []byte) error {
+			lines, largest = lines+bytes.Count(p, []byte{'\n'}), max(largest, len(p))
+			return nil
+		}
+		allocs := testing.AllocsPerRun(3, func() {
+			if err := command(s, t.Context(), nil); err != nil {
+				t.Error(err)
+			}
+			s.out.flush()
+		})
+		if lines != 4*(n+2) || largest > bodyBuffer {
+			t.Errorf("%s: %d lines in four replies, up to %d octets at once", name, lines, largest)
+		}
+		if allocs > 20 { // buffers, where the pools have none
+			t.Errorf("%s: %v allocations", name, allocs)
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -86,6 +87,75 @@ func indexed(b testing.TB, s *Store) {
 		d.Close()
 		settleCache(s, true)
 	}
+}
+
+// BenchmarkListing is what LIST and UIDL of 100,000 messages ask a store for
+// after a restart, the records of the index with it.
+func BenchmarkListing(b *testing.B) {
+	const n = 100_000
+	root := b.TempDir()
+	fillMaildir(b, filepath.Join(root, "alice"), n)
+	indexed(b, newStore(b, root, Options{}))
+	indexed(b, newStore(b, root, Options{}))
+	b.ReportAllocs()
+	for b.Loop() {
+		d, err := newStore(b, root, Options{}).Open(b.Context(), maildrop.Ref{User: "alice"})
+		if err != nil {
+			b.Fatal(err)
+		}
+		l, err := d.Listing(b.Context())
+		if err != nil || l.Len() != n {
+			b.Fatal(err)
+		}
+		octets := 0
+		for i := range l.Len() {
+			octets += len(l.At(i).UID)
+		}
+		if d.Close(); octets == 0 {
+			b.Fatal("no unique-ids")
+		}
+	}
+}
+
+// synthetic is the listing of a maildrop of n messages, with names as delivery
+// agents make them.
+func synthetic(n int) *listing {
+	const name = "1700000000.M123456P4242V0000000000000801I0000000000A1B2C3.mail.example,S=7200:2,S"
+	b := newBuilder(n, n*len(name))
+	for i := range n {
+		b.add(record{size: 7300, stored: 7200, flags: sized, ino: uint64(i)}, name, "")
+	}
+	return b.done()
+}
+
+// 10,000 users who poll maildrops of 1,000 messages fit in 512 MB: the
+// listings that are kept take what they are said to take, and the collector,
+// which lets the heap double, may do so. The others are read from their index:
+// BenchmarkOpen/1000/restart says what that costs. The first 1,500 users show it.
+func TestListingsOf10000Users(t *testing.T) {
+	s := newStore(t, t.TempDir(), Options{})
+	l := synthetic(1000)
+	before := heap()
+	for i := range 1500 {
+		c := l.clone()
+		c.text = strings.Clone(l.text)
+		s.cache.put(fmt.Sprint("user", i), c)
+	}
+	used := heap() - before
+	t.Logf("%d listings of 1,000 messages are kept, in %d MiB", s.cache.recent.Len(), used>>20)
+	if s.cache.octets > 128<<20 || used > 150<<20 {
+		t.Errorf("%d octets of heap, said to be %d", used, s.cache.octets)
+	}
+	if n := s.cache.recent.Len(); n < 900 {
+		t.Errorf("%d listings are kept", n)
+	}
+}
+
+func heap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 func forget(b testing.TB, dir string) {
