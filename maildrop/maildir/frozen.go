@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -33,7 +35,7 @@ type UIDs func(ctx context.Context, dir int, bases []string) ([]string, error)
 const (
 	uidsFile    = ".kpopd.uids"
 	uidsVersion = "1"
-	maxUIDs     = 1 << 30 // octets
+	maxUIDs     = 256 << 20 // octets, some three million messages; what is larger is none of ours
 )
 
 func uidLine(base, uid string) string {
@@ -42,13 +44,12 @@ func uidLine(base, uid string) string {
 }
 
 func parseUIDLine(line []byte) (base, uid string, ok bool) {
-	var sum uint32
 	version, rest, _ := bytes.Cut(line, []byte{' '})
 	digits, rest, _ := bytes.Cut(rest, []byte{' '})
 	if string(version) != uidsVersion || len(digits) != 8 {
 		return "", "", false
 	}
-	if _, err := fmt.Sscanf(string(digits), "%08x", &sum); err != nil || sum != crc32.Checksum(rest, castagnoli) {
+	if sum, err := strconv.ParseUint(string(digits), 16, 32); err != nil || uint32(sum) != crc32.Checksum(rest, castagnoli) {
 		return "", "", false
 	}
 	id, escaped, _ := strings.Cut(string(rest), " ")
@@ -117,7 +118,10 @@ func (s *Store) appendUIDs(fd int, torn bool, lines string) error {
 		return err
 	}
 	var st unix.Stat_t
-	if err = unix.Fstat(file, &st); err == nil {
+	if err = unix.Fstat(file, &st); err == nil && st.Nlink != 1 {
+		err = errors.New("the file has another name, whose content is not ours to change")
+	}
+	if err == nil {
 		if _, err = descriptor(file).Write([]byte(lines)); err != nil {
 			_ = unix.Ftruncate(file, st.Size) // half a line would look like a lost one
 		} else {
@@ -127,7 +131,7 @@ func (s *Store) appendUIDs(fd int, torn bool, lines string) error {
 	if e := unix.Close(file); err == nil {
 		err = e
 	}
-	if err == nil && !torn {
+	if err == nil && st.Size == 0 {
 		if err = s.fsync(fd); err == unix.EINVAL { // a file system that has nothing to sync in directories
 			err = nil
 		}

@@ -204,6 +204,26 @@ func TestUIDsFileOfAnotherKind(t *testing.T) {
 	}
 }
 
+// Nothing is written into a file that has a name elsewhere.
+func TestUIDsFileOfTwoNames(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	alice := makeMaildir(t, root, "alice")
+	put(t, alice, "1.a", "a\n")
+	victim := filepath.Join(root, "victim")
+	if err := errors.Join(os.WriteFile(victim, nil, 0o600), os.Link(victim, filepath.Join(alice, uidsFile))); err != nil {
+		t.Fatal(err)
+	}
+	var log logged
+	wantUIDs(t, newStore(t, root, Options{UIDs: counting("v"), Log: log.logger()}), "v-1")
+	if b, err := os.ReadFile(victim); len(b) > 0 || err != nil {
+		t.Errorf("the file elsewhere holds %q, %v", b, err)
+	}
+	if len(log.lines("level=ERROR", "unique-ids not written down", "another name")) != 1 {
+		t.Errorf("the log says %q", log.b.String())
+	}
+}
+
 func TestIllegalUIDsAreReplaced(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()

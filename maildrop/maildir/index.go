@@ -29,7 +29,7 @@ const (
 
 	headerSize = 128
 	recordSize = 48
-	maxIndex   = 4 << 30 // octets; what is larger is none of ours
+	maxIndex   = 256 << 20 // octets, some three million messages; what is larger is none of ours
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -105,7 +105,7 @@ func (h *header) decode(b *[headerSize]byte, size int64) error {
 		h.at[i] = stamp{le.Uint64(b[48+24*i:]), le.Uint64(b[56+24*i:]), int64(le.Uint64(b[64+24*i:]))}
 	}
 	h.sum = le.Uint32(b[96:])
-	if h.count > maxIndex/recordSize || h.text > maxIndex || h.octets > math.MaxInt64 || h.size() != size {
+	if size > maxIndex || h.count > maxIndex/recordSize || h.text > maxIndex || h.octets > math.MaxInt64 || h.size() != size {
 		return fmt.Errorf("%w: %d octets for %d messages", errDamaged, size, h.count)
 	}
 	return nil
@@ -328,7 +328,7 @@ func loadIndex(fd int, l *listing) (*listing, error) {
 func (l *listing) worthWriting(now time.Time) bool {
 	const small, often = 256 << 10, 15 * time.Minute
 	switch {
-	case l.file.same || !l.loaded():
+	case l.file.same || !l.loaded() || l.weight() > maxIndex:
 		return false
 	case l.count == 0:
 		return l.file.written != 0
