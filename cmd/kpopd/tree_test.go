@@ -62,6 +62,7 @@ var directions = map[string][]string{
 	"maildrop/internal/beneath": {"maildrop"},
 	"maildrop/maildir":          {"maildrop", "maildrop/internal/..."},
 	"maildrop/memory":           {"maildrop"},
+	"maildrop/uidl":             nil, // a store hands it what it may look at
 
 	"pop3":        {"authn", "maildrop"}, // neither Kerberos nor a mailbox format
 	"pop3/client": nil,
