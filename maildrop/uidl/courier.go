@@ -24,10 +24,19 @@ type SizeEntry struct {
 //	/3 next uidvalidity        name size n:uidvalidity:utf8
 //
 // The name is the file's with its flags and may hold blanks.
-func ParseSizeList(r io.Reader) (map[string]SizeEntry, error) {
+func ParseSizeList(r io.Reader) (map[string]SizeEntry, error) { return parseSizeList(r, nil) }
+
+// parseSizeList reads the lines of some messages.
+func parseSizeList(r io.Reader, want bases) (map[string]SizeEntry, error) {
 	entries := make(map[string]SizeEntry)
 	version, known := byte('0'), false
-	err := scanLines(SizeListFile, r, func(line string, n int) (wrong string) {
+	skip := func(line []byte) bool {
+		if version > '0' {
+			line = cutLast(line)
+		}
+		return want.lacks(cutLast(line))
+	}
+	err := scanLines(SizeListFile, r, skip, func(line string, n int) (wrong string) {
 		known = true
 		if n == 1 && strings.HasPrefix(line, "/") {
 			version, wrong = sizeListVersion(line)
@@ -129,7 +138,7 @@ func openSizeList(from Source) (Rule, error) {
 		return nothing, err
 	}
 	defer f.Close()
-	entries, err := ParseSizeList(f)
+	entries, err := parseSizeList(f, basesOf(from.Bases))
 	if err != nil {
 		return nil, err
 	}

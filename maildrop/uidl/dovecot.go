@@ -1,6 +1,7 @@
 package uidl
 
 import (
+	"bytes"
 	"crypto/md5"
 	"encoding/hex"
 	"errors"
@@ -29,10 +30,21 @@ type UIDEntry struct {
 
 // ParseUIDList reads a dovecot-uidlist of version 1 or 3. A message that has
 // two lines has the later one, as Dovecot appends.
-func ParseUIDList(r io.Reader) (*UIDList, error) {
+func ParseUIDList(r io.Reader) (*UIDList, error) { return parseUIDList(r, nil) }
+
+// parseUIDList reads the lines of some messages.
+func parseUIDList(r io.Reader, want bases) (*UIDList, error) {
 	l := &UIDList{Entries: make(map[string]UIDEntry)}
 	version := ""
-	err := scanLines(UIDListFile, r, func(line string, n int) string {
+	skip := func(line []byte) bool {
+		name := []byte(" ")
+		if version == "3" {
+			name = []byte(" :")
+		}
+		_, name, ok := bytes.Cut(line, name)
+		return ok && want.lacks(name)
+	}
+	err := scanLines(UIDListFile, r, skip, func(line string, n int) string {
 		if n == 1 {
 			return l.header(line, &version)
 		}
@@ -294,7 +306,7 @@ func (t *Template) open(from Source) (Rule, error) {
 		return nothing, err
 	}
 	defer f.Close()
-	list, err := ParseUIDList(f)
+	list, err := parseUIDList(f, basesOf(from.Bases))
 	if err != nil {
 		return nil, err
 	}

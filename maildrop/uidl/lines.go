@@ -2,6 +2,7 @@ package uidl
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -30,7 +31,8 @@ func (e *LineError) Error() string {
 // scanLines hands each line of r to take, without its line end. What take
 // says is wrong with a line ends it. A last line without a line end is being
 // written, or was cut off: it is left out, as a wrong id is worse than none.
-func scanLines(file string, r io.Reader, take func(line string, n int) (wrong string)) error {
+// skip says which lines after the first need not be looked at; nil when all are.
+func scanLines(file string, r io.Reader, skip func(line []byte) bool, take func(line string, n int) (wrong string)) error {
 	b := bufio.NewReaderSize(r, maxLine)
 	for n := 1; ; n++ {
 		line, err := b.ReadSlice('\n')
@@ -45,11 +47,37 @@ func scanLines(file string, r io.Reader, take func(line string, n int) (wrong st
 		if n > MaxEntries {
 			return &LineError{file, n, fmt.Sprintf("more than %d lines", MaxEntries)}
 		}
+		if n > 1 && skip != nil && skip(line[:len(line)-1]) {
+			continue
+		}
 		if wrong := take(string(line[:len(line)-1]), n); wrong != "" {
 			return &LineError{file, n, wrong}
 		}
 	}
 }
+
+// bases is a set of base names; nil is all there are.
+type bases map[string]bool
+
+func basesOf(names []string) bases {
+	if names == nil {
+		return nil
+	}
+	b := make(bases, len(names))
+	for _, name := range names {
+		b[name] = true
+	}
+	return b
+}
+
+// lacks says that the file name is of none of them.
+func (b bases) lacks(name []byte) bool {
+	base, _, _ := bytes.Cut(name, []byte(":"))
+	return b != nil && !b[string(base)]
+}
+
+// cutLast takes a blank and what follows the last one off a line.
+func cutLast(line []byte) []byte { return line[:max(0, bytes.LastIndexByte(line, ' '))] }
 
 // baseOf is a file name up to the colon before its flags.
 func baseOf(name string) string {

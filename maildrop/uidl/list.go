@@ -11,9 +11,12 @@ const ListFile = "kpopd-uidl"
 
 // ParseList reads lines of a Maildir's file name, a blank, and an id. The name
 // may have flags and may hold blanks. The last line needs its line end.
-func ParseList(r io.Reader) (map[string]string, error) {
+func ParseList(r io.Reader) (map[string]string, error) { return parseList(r, nil) }
+
+// parseList reads the lines of some messages.
+func parseList(r io.Reader, want bases) (map[string]string, error) {
 	ids := make(map[string]string)
-	err := scanLines(ListFile, r, func(line string, _ int) string {
+	err := scanLines(ListFile, r, func(line []byte) bool { return want.lacks(cutLast(line)) }, func(line string, _ int) string {
 		line = strings.TrimSuffix(line, "\r") // it may come from anywhere
 		i := strings.LastIndexByte(line, ' ')
 		if i < 0 || i == len(line)-1 {
@@ -41,7 +44,7 @@ func openList(from Source) (Rule, error) {
 		return nothing, err
 	}
 	defer f.Close()
-	ids, err := ParseList(f)
+	ids, err := parseList(f, basesOf(from.Bases))
 	if err != nil {
 		return nil, err
 	}

@@ -103,6 +103,35 @@ func ruleFor(t *testing.T, scheme string, from Source) Rule {
 	return rule
 }
 
+// A rule that is made for some messages knows the same of these, and nothing of
+// others.
+func TestRulesForSomeMessages(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ scheme, file, text string }{
+		{"dovecot", UIDListFile, "3 V16 N9\n1 W3 :1.a b:2,S\n2 Pold :2.b\n3 :3.c:2,\n4 W1 :1.a b\n"},
+		{"dovecot", UIDListFile, "1 16 9\n1 1.a b:2,S\n2 2.b\n3 3.c:2,\n"},
+		{"courier", SizeListFile, "1.a b:2,S 7\n2.b 7\n3.c 7\n"},
+		{"courier", SizeListFile, "/1 9\n1.a b:2,S 7 1\n2.b 7 2\n3.c 7 3\n"},
+		{"courier", SizeListFile, "/3 9 9\n1.a b:2,S 7 1:9:0\n2.b 7 2:9:0\n3.c 7 3:9:0\n"},
+		{"list", ListFile, "2.b x\n1.a b:2,S y\n3.c z\n"},
+	} {
+		from := source(map[string]string{tt.file: tt.text})
+		all := ruleFor(t, tt.scheme, from)
+		from.Bases = []string{"2.b", "1.a b", "4.d"}
+		some := ruleFor(t, tt.scheme, from)
+		for _, base := range from.Bases {
+			want := all(Message{Base: base})
+			if got := some(Message{Base: base}); got != want || base != "4.d" && want == "" {
+				t.Errorf("%s %.9q, %s: %q, want %q", tt.scheme, tt.text, base, got, want)
+			}
+		}
+		// the first line of a list without a header is read to tell what it is
+		if got := some(Message{Base: "3.c"}); got != "" {
+			t.Errorf("%s %.9q: %q for a message that was not named", tt.scheme, tt.text, got)
+		}
+	}
+}
+
 func source(files map[string]string) Source {
 	return Source{Open: func(name string) (io.ReadCloser, error) {
 		if text, ok := files[name]; ok {

@@ -46,7 +46,7 @@ type Message struct {
 	// Head begins with the message's first stored octet, in an mbox with that
 	// of its From_ line, and holds up to HeadLimit octets of it. An mbox
 	// message ends where the next From_ line begins: the empty line before
-	// that is part of it. Rules that need no head do not look.
+	// that is part of it. Rules for a Maildir do not look at it.
 	Head []byte
 }
 
@@ -60,6 +60,9 @@ type Source struct {
 	// Open opens a file in a Maildir's directory. The error for one that is
 	// not there is [fs.ErrNotExist]. nil for an mbox.
 	Open func(name string) (io.ReadCloser, error)
+	// Bases are the base names of the messages that the rule will be asked
+	// for, so that it keeps no others; nil when that may be any.
+	Bases []string
 	// First is the head of the first message of an mbox, also where that is
 	// one that is not shown; nil for a Maildir.
 	First []byte
@@ -78,7 +81,6 @@ const (
 type Scheme struct {
 	Name    string // as [ByName] takes it
 	Formats Format // that the server's mail can be in here
-	Head    bool   // rules look at Message.Head
 	Doc     string // whose ids they are
 
 	open func(Source) (Rule, error)
@@ -98,19 +100,19 @@ func (s *Scheme) Rule(from Source) (Rule, error) {
 
 // schemes in the order in which they are documented.
 var schemes = []Scheme{
-	{"auto", Maildir, false, "the list " + ListFile + ", else Dovecot's, else Courier's, whichever file is there", openAuto},
-	{"list", Maildir, false, "lines of base name and id in " + ListFile, openList},
-	{"dovecot", Maildir | Mbox, true, "Dovecot, pop3_uidl_format %08Xu%08Xv or another after a colon", nil},
-	{"courier", Maildir, false, "Courier, from " + SizeListFile, openSizeList},
-	{"filename", Maildir, false, "qmail-pop3d, notqmail, tpop3d's style qmail", ruleOf(func(m Message) string { return m.Base })},
-	{"courier-0", Maildir, false, "Courier up to 0.42, when its list is lost", ruleOf(func(m Message) string { return courier0(m.Base) })},
-	{"tpop3d", Maildir | Mbox, true, "tpop3d", ruleOf(tpop3d)},
-	{"popa3d", Mbox, true, "popa3d", ruleOf(func(m Message) string { return popa3d(m.Head) })},
-	{"uw", Mbox, true, "UW ipop3d", openUW},
-	{"qpopper", Mbox, true, "Qpopper 3 and 4", ruleOf(func(m Message) string { return qpopper(m.Head, false) })},
-	{"qpopper-old", Mbox, true, "Qpopper 2, and later ones with old-style-uid", ruleOf(func(m Message) string { return qpopper(m.Head, true) })},
-	{"x-uidl", Maildir | Mbox, true, "GNU mailutils and others that write X-UIDL; Dovecot's pop3_reuse_xuidl", ruleOf(func(m Message) string { return xuidl(m.Head) })},
-	{"message-id", Mbox, true, "Heimdal popper", ruleOf(func(m Message) string { return heimdal(m.Head) })},
+	{"auto", Maildir, "the list " + ListFile + ", else Dovecot's, else Courier's, whichever file is there", openAuto},
+	{"list", Maildir, "lines of base name and id in " + ListFile, openList},
+	{"dovecot", Maildir | Mbox, "Dovecot, pop3_uidl_format %08Xu%08Xv or another after a colon", nil},
+	{"courier", Maildir, "Courier, from " + SizeListFile, openSizeList},
+	{"filename", Maildir, "qmail-pop3d, notqmail, tpop3d's style qmail", ruleOf(func(m Message) string { return m.Base })},
+	{"courier-0", Maildir, "Courier up to 0.42, when its list is lost", ruleOf(func(m Message) string { return courier0(m.Base) })},
+	{"tpop3d", Maildir | Mbox, "tpop3d", ruleOf(tpop3d)},
+	{"popa3d", Mbox, "popa3d", ruleOf(func(m Message) string { return popa3d(m.Head) })},
+	{"uw", Mbox, "UW ipop3d", openUW},
+	{"qpopper", Mbox, "Qpopper 3 and 4", ruleOf(func(m Message) string { return qpopper(m.Head, false) })},
+	{"qpopper-old", Mbox, "Qpopper 2, and later ones with old-style-uid", ruleOf(func(m Message) string { return qpopper(m.Head, true) })},
+	{"x-uidl", Mbox, "GNU mailutils and others that write X-UIDL; Dovecot's pop3_reuse_xuidl", ruleOf(func(m Message) string { return xuidl(m.Head) })},
+	{"message-id", Mbox, "Heimdal popper", ruleOf(func(m Message) string { return heimdal(m.Head) })},
 }
 
 // ByName returns the scheme that name asks for. "dovecot" may be followed by a
