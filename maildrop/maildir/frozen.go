@@ -19,14 +19,16 @@ import (
 
 // UIDs gives unique-ids to the messages of a maildrop that have none yet, named
 // by their base names in order of delivery. dir is the maildrop's directory,
-// open for the time of the call, and its session lock is held. The result is as
-// long as bases; "" leaves a message the unique-id that is made of its name, as
-// does what RFC 1939 section 7 does not allow. What is returned is kept for
-// ever: nobody is asked again for a message that is in the maildrop.
+// open for the time of the call, and its session lock is held. given are the
+// unique-ids that were written down before, by base name, of messages that are
+// there and of such that were. The result is as long as bases; "" leaves a
+// message the unique-id that is made of its name, as does what RFC 1939
+// section 7 does not allow. What is returned is kept for ever: nobody is asked
+// again for a message that is in the maildrop.
 //
 // An error refuses the login. Another unique-id than the right one would have
 // the client fetch everything again.
-type UIDs func(ctx context.Context, dir int, bases []string) ([]string, error)
+type UIDs func(ctx context.Context, dir int, bases []string, given map[string]string) ([]string, error)
 
 // uidsFile holds unique-ids that cannot be made again from what else is in the
 // maildrop. It is only appended to. A line is a version, a checksum of what
@@ -198,7 +200,7 @@ func (s *Store) ask(ctx context.Context, fd int, path string, fresh []*entry, ke
 	if s.options.UIDs == nil || len(names) == 0 {
 		return nil
 	}
-	uids, err := s.options.UIDs(ctx, fd, names)
+	uids, err := s.options.UIDs(ctx, fd, names, kept)
 	if err == nil && len(uids) != len(names) {
 		err = fmt.Errorf("%d unique-ids for %d messages", len(uids), len(names))
 	}

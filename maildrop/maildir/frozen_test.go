@@ -19,7 +19,7 @@ import (
 // counting.
 func counting(validity string) UIDs {
 	n := 0
-	return func(_ context.Context, _ int, bases []string) ([]string, error) {
+	return func(_ context.Context, _ int, bases []string, _ map[string]string) ([]string, error) {
 		uids := make([]string, len(bases))
 		for i := range uids {
 			n++
@@ -31,7 +31,7 @@ func counting(validity string) UIDs {
 
 // never is for messages that all have unique-ids.
 func never(t *testing.T) UIDs {
-	return func(_ context.Context, _ int, bases []string) ([]string, error) {
+	return func(_ context.Context, _ int, bases []string, _ map[string]string) ([]string, error) {
 		t.Errorf("asked again for the unique-ids of %q", bases)
 		return make([]string, len(bases)), nil
 	}
@@ -56,8 +56,15 @@ func TestUIDsAreGivenInOrder(t *testing.T) {
 	root := t.TempDir()
 	alice := makeMaildir(t, root, "alice")
 	var got []string
-	s := newStore(t, root, Options{UIDs: func(_ context.Context, dir int, bases []string) ([]string, error) {
+	var earlier int // given before the last call
+	s := newStore(t, root, Options{UIDs: func(_ context.Context, dir int, bases []string, given map[string]string) ([]string, error) {
 		got = append(got, bases...)
+		for base, uid := range given {
+			if uid != uidOf(base) {
+				t.Errorf("%q was given %q", base, uid)
+			}
+		}
+		earlier = len(given)
 		var st unix.Stat_t
 		if err := unix.Fstatat(dir, "new", &st, 0); err != nil {
 			t.Error(err)
@@ -69,8 +76,8 @@ func TestUIDsAreGivenInOrder(t *testing.T) {
 	wantUIDs(t, s, uidOf("9.b c"), "10.a")
 	put(t, alice, "8.c", "c\n")
 	wantUIDs(t, s, "8.c", uidOf("9.b c"), "10.a")
-	if want := []string{"9.b c", "10.a", "8.c"}; !slices.Equal(got, want) {
-		t.Errorf("asked for %q, want %q", got, want)
+	if want := []string{"9.b c", "10.a", "8.c"}; !slices.Equal(got, want) || earlier != 2 {
+		t.Errorf("asked for %q, want %q, and %d given before", got, want, earlier)
 	}
 }
 
@@ -173,8 +180,8 @@ func TestRule178ARuleComesLater(t *testing.T) {
 func TestUIDsThatCannotBeHad(t *testing.T) {
 	t.Parallel()
 	for name, u := range map[string]UIDs{
-		"error":   func(context.Context, int, []string) ([]string, error) { return nil, unix.EIO },
-		"too few": func(context.Context, int, []string) ([]string, error) { return nil, nil },
+		"error":   func(context.Context, int, []string, map[string]string) ([]string, error) { return nil, unix.EIO },
+		"too few": func(context.Context, int, []string, map[string]string) ([]string, error) { return nil, nil },
 	} {
 		root := t.TempDir()
 		put(t, makeMaildir(t, root, "alice"), "1.a", "a\n")
@@ -233,7 +240,7 @@ func TestIllegalUIDsAreReplaced(t *testing.T) {
 		put(t, alice, fmt.Sprintf("%d.a", i+1), "a\n")
 	}
 	var log logged
-	s := newStore(t, root, Options{Log: log.logger(), UIDs: func(context.Context, int, []string) ([]string, error) { return bad, nil }})
+	s := newStore(t, root, Options{Log: log.logger(), UIDs: func(context.Context, int, []string, map[string]string) ([]string, error) { return bad, nil }})
 	wantUIDs(t, s, "1.a", "2.a", "3.a", "4.a")
 	if n := len(log.lines("level=WARN", "unique-id replaced")); n != len(bad) || len(log.lines()) != n {
 		t.Errorf("the log says %q", log.b.String())
