@@ -189,6 +189,11 @@ func (a *assembly) openStore(old *parts) error {
 	if m.CacheMemory == 0 {
 		o.CacheOctets = -1
 	}
+	uids, err := uniqueIDs(m)
+	if err != nil {
+		return a.cfg.Problem("maildrops.uidl", err)
+	}
+	o.UIDs = uids
 	store, err := maildir.New(m.Root, o)
 	if err != nil {
 		return a.cfg.Problem("maildrops.root", err)

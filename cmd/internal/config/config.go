@@ -255,6 +255,9 @@ type Maildrops struct {
 	Takeover    string        `mapstructure:"takeover"`     // of a maildrop in use, by a login of the same user: never; dead_peer, from a session whose client no longer answers the network; same_address, from those too that have the same address. The other session ends as if its client had hung up: nothing is deleted
 	CacheMemory int           `mapstructure:"cache_memory"` // MiB for listings that are kept between sessions; zero means none. A message takes about 90 octets; what is not kept is read from the maildrop's index
 	ScanWait    time.Duration `mapstructure:"scan_wait"`    // that a login waits for a maildrop that is read for the first time, less than clients wait; then it is told to try later, and the maildrop is read on
+
+	UIDL           string `mapstructure:"uidl"`            // the server that was here before, whose unique-ids are kept: auto, dovecot, courier or another scheme of package uidl; our own when empty
+	UIDLDuplicates string `mapstructure:"uidl_duplicates"` // of ids that it gave twice: suffix (id-2, id-3) or allow; suffix when empty
 }
 
 // Limits bounds what clients can use up.

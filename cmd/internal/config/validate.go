@@ -335,6 +335,7 @@ func (p *problems) rest() {
 		p.add("maildrops.cache_memory", "%d is out of range; zero means that nothing is kept", c.Maildrops.CacheMemory)
 	}
 	positive("maildrops.scan_wait", c.Maildrops.ScanWait)
+	p.uniqueIDs(c.Maildrops)
 	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	p.oneOf("log.format", c.Log.Format, "text", "json")
 }
