@@ -32,6 +32,7 @@ var packages = map[string]string{
 	"krb5-config.mit":     "krb5-multidev",
 	"krb5kdc":             "krb5-kdc",
 	"kvno":                "krb5-user",
+	"mkfs.ext4":           "e2fsprogs",
 	"mkpasswd":            "whois",
 	"mount":               "mount",
 	"mpop":                "mpop",
@@ -43,6 +44,7 @@ var packages = map[string]string{
 	"python3":             "python3",
 	"script":              "bsdutils",
 	"slapd":               "slapd",
+	"strace":              "strace",
 	"systemd-analyze":     "systemd",
 	"unshare":             "util-linux",
 }

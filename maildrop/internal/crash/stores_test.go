@@ -1,0 +1,103 @@
+package crash
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"github.com/kpopd/kpopd/maildrop"
+	"github.com/kpopd/kpopd/maildrop/maildir"
+)
+
+// store is one format of maildrops and what other programs do to alice's.
+type store struct {
+	name string
+
+	open func(root string) (maildrop.Store, error)
+
+	// make makes an empty maildrop.
+	make func(root string) error
+	// put delivers a message without waiting for the disk.
+	put func(root, text string) error
+	// deliver delivers a message, and returns once it is on disk.
+	deliver func(root, text string) error
+	// show does what a mail client does to a maildrop that it has shown, or nil.
+	show func(root string) error
+}
+
+var stores = []store{
+	{
+		name: "maildir",
+		open: func(root string) (maildrop.Store, error) { return maildir.New(root, maildir.Options{}) },
+		make: func(root string) error { return maildir.Make(filepath.Join(root, user)) },
+		put:  putMaildir,
+		deliver: func(root, text string) error {
+			_, err := maildir.Deliver(filepath.Join(root, user), strings.NewReader(text))
+			return err
+		},
+		show: showMaildir,
+	},
+}
+
+const user = "alice"
+
+func storeNamed(name string) (store, error) {
+	for _, s := range stores {
+		if s.name == name {
+			return s, nil
+		}
+	}
+	return store{}, fmt.Errorf("no store %q", name)
+}
+
+var puts atomic.Int64
+
+func putMaildir(root, text string) error {
+	name, dir := fmt.Sprintf("17%08d.a", puts.Add(1)), filepath.Join(root, user)
+	tmp := filepath.Join(dir, "tmp", name)
+	return errors.Join(os.WriteFile(tmp, []byte(text), 0o600), os.Rename(tmp, filepath.Join(dir, "new", name)))
+}
+
+// showMaildir moves what is in new to cur.
+func showMaildir(root string) error {
+	dir := filepath.Join(root, user)
+	files, err := os.ReadDir(filepath.Join(dir, "new"))
+	for _, f := range files {
+		err = errors.Join(err, os.Rename(filepath.Join(dir, "new", f.Name()), filepath.Join(dir, "cur", f.Name()+":2,S")))
+	}
+	return err
+}
+
+// message is the text of message number n. Sizes differ, and some messages are
+// not in wire form.
+func message(n int) string {
+	end := [...]string{"\n", "\r\n"}[n%2]
+	lines := []string{fmt.Sprintf("Subject: message %d", n), fmt.Sprintf("X-Ledger: %d", n), ""}
+	for i := range n % 7 {
+		lines = append(lines, strings.Repeat(fmt.Sprintf(".%d", i), n%40))
+	}
+	return strings.Join(append(lines, "end"), end) + end
+}
+
+var ledgerLine = regexp.MustCompile(`X-Ledger: (\d+)\r?\n`)
+
+// numberOf is the number of the message with a text, 0 when there is none. Line
+// ends may have become those of the wire.
+func numberOf(text string) int {
+	m := ledgerLine.FindStringSubmatch(text)
+	if m == nil {
+		return 0
+	}
+	n, err := strconv.Atoi(m[1])
+	if err != nil || lf(text) != lf(message(n)) {
+		return 0
+	}
+	return n
+}
+
+func lf(text string) string { return strings.ReplaceAll(text, "\r\n", "\n") }
