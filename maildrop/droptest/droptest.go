@@ -72,6 +72,8 @@ func RunStore(t *testing.T, newHarness New) {
 		{"Rule174", Rule174},
 		{"Rule175", Rule175},
 		{"Cancelled", Cancelled},
+		{"Model", Model},
+		{"Crowd", Crowd},
 	} {
 		t.Run(tt.name, func(t *testing.T) { tt.run(t, newHarness) })
 	}

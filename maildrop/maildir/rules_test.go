@@ -41,6 +41,8 @@ func TestRule172ALostSessionFreesTheLock(t *testing.T)          { droptest.Rule1
 func TestRule174DeliveryNeedsNoLock(t *testing.T)               { droptest.Rule174(t, harness) }
 func TestRule175OthersMayExpunge(t *testing.T)                  { droptest.Rule175(t, harness) }
 func TestCancelledContext(t *testing.T)                         { droptest.Cancelled(t, harness) }
+func TestModel(t *testing.T)                                    { droptest.Model(t, harness) }
+func TestCrowd(t *testing.T)                                    { droptest.Crowd(t, harness) }
 
 func TestRule070SizesAreOf64Bits(t *testing.T) {
 	t.Parallel()

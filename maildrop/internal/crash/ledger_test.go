@@ -17,7 +17,7 @@ type ledger struct {
 	n   int
 }
 
-const ledgerSize = 1 << 18
+const ledgerSize = 1 << 20
 
 // makeLedger makes an empty ledger file.
 func makeLedger(path string) error {
