@@ -19,10 +19,12 @@ type TB interface {
 var packages = map[string]string{
 	"curl":                "curl",
 	"dovecot":             "dovecot-pop3d",
+	"dovecot-lda":         "dovecot-core",
 	"faketime":            "faketime",
 	"fetchmail":           "fetchmail",
 	"gcc":                 "gcc",
 	"gsasl":               "gsasl",
+	"imap":                "dovecot-imapd",
 	"inc":                 "nmh",
 	"kadmin.local":        "krb5-admin-server",
 	"kdb5_util":           "krb5-kdc",
@@ -32,6 +34,7 @@ var packages = map[string]string{
 	"krb5-config.mit":     "krb5-multidev",
 	"krb5kdc":             "krb5-kdc",
 	"kvno":                "krb5-user",
+	"maildrop":            "maildrop",
 	"mkfs.ext4":           "e2fsprogs",
 	"mkpasswd":            "whois",
 	"mount":               "mount",
@@ -40,7 +43,9 @@ var packages = map[string]string{
 	"neomutt":             "neomutt",
 	"openssl":             "openssl",
 	"perl":                "perl",
+	"pop3":                "dovecot-pop3d",
 	"pop3test":            "cyrus-clients",
+	"procmail":            "procmail",
 	"python3":             "python3",
 	"script":              "bsdutils",
 	"slapd":               "slapd",
@@ -88,13 +93,13 @@ func packageHint(program string) string {
 }
 
 // LookPath is exec.LookPath that also looks where daemons and the tools of
-// Cyrus and nmh live, which an ordinary user's PATH leaves out.
+// Cyrus, Dovecot and nmh live, which an ordinary user's PATH leaves out.
 func LookPath(program string) (string, error) {
 	if p, err := exec.LookPath(program); err == nil {
 		return p, nil
 	}
 	if !strings.Contains(program, "/") {
-		for _, dir := range []string{"/usr/sbin", "/sbin", "/usr/lib/cyrus/bin", "/usr/bin/mh"} {
+		for _, dir := range []string{"/usr/sbin", "/sbin", "/usr/lib/cyrus/bin", "/usr/lib/dovecot", "/usr/bin/mh"} {
 			if p, err := exec.LookPath(filepath.Join(dir, program)); err == nil {
 				return p, nil
 			}
