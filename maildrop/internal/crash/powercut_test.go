@@ -96,6 +96,7 @@ func cutPower(t *testing.T, s store, n int, rng *rand.Rand) {
 			t.Fatalf("%s without a cut: %+v", s.name, r.account)
 		}
 	}
+	took = min(took, time.Second/2)
 	for range n {
 		at := time.Duration(rng.Int64N(int64(took)))
 		r.cut(t, d, time.After(at))
