@@ -146,6 +146,9 @@ func TestFullDisk(t *testing.T) {
 		return
 	}
 	for _, s := range stores {
+		if s.variant { // what is given once and cannot be written down is lost with the process
+			continue
+		}
 		d := newDisk(t, 8, "-N", "64")
 		r := &run{store: s, dir: t.TempDir(), root: filepath.Join(d.dir, "mail"), books: newBooks()}
 		r.records = filepath.Join(r.dir, "ledger")

@@ -1,6 +1,8 @@
 package crash
 
 import (
+	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -18,6 +20,10 @@ import (
 type store struct {
 	name string
 
+	// variant is a store of a row above in another use. Its calls are not made
+	// to fail once more, which takes the longest.
+	variant bool
+
 	open func(root string) (maildrop.Store, error)
 
 	// make makes an empty maildrop.
@@ -34,14 +40,24 @@ var stores = []store{
 	{
 		name: "maildir",
 		open: func(root string) (maildrop.Store, error) { return maildir.New(root, maildir.Options{}) },
-		make: func(root string) error { return maildir.Make(filepath.Join(root, user)) },
-		put:  putMaildir,
-		deliver: func(root, text string) error {
-			_, err := maildir.Deliver(filepath.Join(root, user), strings.NewReader(text))
-			return err
-		},
-		show: showMaildir,
+		make: makeMaildir, put: putMaildir, deliver: deliverMaildir, show: showMaildir,
 	},
+	{
+		name: "maildir with unique-ids of others", variant: true,
+		open: func(root string) (maildrop.Store, error) {
+			return maildir.New(root, maildir.Options{UIDs: madeUp})
+		},
+		make: makeMaildir, put: putMaildir, deliver: deliverMaildir, show: showMaildir,
+	},
+}
+
+// madeUp gives unique-ids that nobody can make again.
+func madeUp(_ context.Context, _ int, bases []string, _ map[string]string) ([]string, error) {
+	ids := make([]string, len(bases))
+	for i := range ids {
+		ids[i] = rand.Text()
+	}
+	return ids, nil
 }
 
 const user = "alice"
@@ -53,6 +69,13 @@ func storeNamed(name string) (store, error) {
 		}
 	}
 	return store{}, fmt.Errorf("no store %q", name)
+}
+
+func makeMaildir(root string) error { return maildir.Make(filepath.Join(root, user)) }
+
+func deliverMaildir(root, text string) error {
+	_, err := maildir.Deliver(filepath.Join(root, user), strings.NewReader(text))
+	return err
 }
 
 var puts atomic.Int64
