@@ -68,11 +68,27 @@ func newDisk(t *testing.T, megabytes int64, mkfs ...string) *disk {
 	if out, err := tool(t, "mkfs.ext4", argv...); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if out, err := tool(t, "mount", "-t", "ext4", "-o", "loop", d.image, d.dir); err != nil {
+	if out, err := d.attach(t); err != nil {
 		t.Skipf("no image can be mounted here: %v: %s", err, out)
 	}
 	t.Cleanup(func() { d.unmount(t) })
 	return d
+}
+
+// attach mounts the image. Another program may be quicker to take the loop
+// device that was free a moment ago.
+func (d *disk) attach(t *testing.T) (out string, err error) {
+	t.Helper()
+	again := time.NewTicker(50 * time.Millisecond)
+	defer again.Stop()
+	for range 20 {
+		out, err = tool(t, "mount", "-t", "ext4", "-o", "loop", d.image, d.dir)
+		if err == nil || !strings.Contains(out, "loop device") {
+			break
+		}
+		<-again.C
+	}
+	return out, err
 }
 
 func tool(t *testing.T, name string, args ...string) (string, error) {
@@ -90,7 +106,7 @@ func tool(t *testing.T, name string, args ...string) (string, error) {
 // mount mounts the disk again.
 func (d *disk) mount(t *testing.T) {
 	t.Helper()
-	if out, err := tool(t, "mount", "-t", "ext4", "-o", "loop", d.image, d.dir); err != nil {
+	if out, err := d.attach(t); err != nil {
 		t.Fatalf("the disk cannot be mounted again: %v: %s", err, out)
 	}
 }

@@ -123,7 +123,7 @@ func sweep(t *testing.T, stores []store, faults []fault) {
 						}
 						k++
 					}
-					if k == 1 {
+					if k == 1 && slices.Contains([]string{"openat", "openat2", "unlinkat", "fsync"}, f.call) { // Go's runtime makes some of the others
 						t.Errorf("none of %d calls was hit", n)
 					}
 					t.Logf("%d faults in %d calls", k-1, n)
@@ -136,7 +136,7 @@ func sweep(t *testing.T, stores []store, faults []fault) {
 func calls(faults []fault) string {
 	var names []string
 	for _, f := range faults {
-		names = append(names, f.call)
+		names = append(names, "?"+f.call) // not every machine has each of them
 	}
 	return strings.Join(names, ",")
 }
@@ -245,10 +245,10 @@ func (r *run) with(t *testing.T, f fault, k int) (hit bool) {
 	switch a := r.account; {
 	case killed != (f.error == "" && hit):
 		wrong = append(wrong, "the process was killed")
-	case f.error != "" && a.begun: // before it has begun it is not our program that fails
-		wrong = append(wrong, r.manners(f, trace)...)
 	case !hit && !well(a.replies):
 		wrong = append(wrong, "the session went wrong without a fault")
+	case f.error != "" && a.begun && !wakes(trace): // before it has begun it is not our program that fails
+		wrong = append(wrong, r.manners(f, trace)...)
 	}
 	wrong = append(wrong, r.books.check(r.store, r.root)...)
 	r.report(t, wrong, fmt.Sprintf("%v at call %d\n%s", f, k, tail(trace)))
@@ -256,6 +256,17 @@ func (r *run) with(t *testing.T, f fault, k int) (hit bool) {
 		t.Fatal(err)
 	}
 	return hit
+}
+
+// wakes says that the fault hit Go's runtime, which wakes a thread by writing
+// the number one, and gives up when it cannot.
+func wakes(trace string) bool {
+	for line := range strings.Lines(trace) {
+		if strings.Contains(line, "(INJECTED)") && strings.Contains(line, `, "\1\0\0\0\0\0\0\0", 8)`) {
+			return true
+		}
+	}
+	return false
 }
 
 // manners says what a session with a fault did that it may not do: end the
