@@ -22,6 +22,9 @@ const (
 // Crowd says: sessions, deliveries and a mail client at the same time lose no
 // message, double none, bring none back, and change no unique-id. It ends after
 // so many operations, however long they take.
+//
+// The functions of the [Harness] must be what other programs do: they take the
+// locks that those take.
 func Crowd(t *testing.T, newHarness New) {
 	h := newHarness(t)
 	c := &crowd{t: t, h: h, ids: make(map[int]string), gone: make(map[int]bool), ended: make(chan struct{}, 2*crowdSessions)}

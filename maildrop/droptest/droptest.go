@@ -43,7 +43,7 @@ type Harness struct {
 // New makes a harness for one test.
 type New func(t *testing.T) *Harness
 
-// RunStore runs all of this package's tests.
+// RunStore runs all of this package's tests but [Crowd].
 func RunStore(t *testing.T, newHarness New) {
 	for _, tt := range []struct {
 		name string
@@ -73,7 +73,6 @@ func RunStore(t *testing.T, newHarness New) {
 		{"Rule175", Rule175},
 		{"Cancelled", Cancelled},
 		{"Model", Model},
-		{"Crowd", Crowd},
 	} {
 		t.Run(tt.name, func(t *testing.T) { tt.run(t, newHarness) })
 	}
