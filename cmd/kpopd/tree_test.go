@@ -61,6 +61,7 @@ var directions = map[string][]string{
 	"maildrop/droptest":         {"maildrop"},
 	"maildrop/internal/beneath": {"maildrop"},
 	"maildrop/maildir":          {"maildrop", "maildrop/internal/..."},
+	"maildrop/mbox":             {"maildrop", "maildrop/internal/..."},
 	"maildrop/memory":           {"maildrop"},
 	"maildrop/uidl":             nil, // a store hands it what it may look at
 
