@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"reflect"
 	"sync"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/kpopd/kpopd/kpop"
 	"github.com/kpopd/kpopd/maildrop"
 	"github.com/kpopd/kpopd/maildrop/maildir"
+	"github.com/kpopd/kpopd/maildrop/mbox"
 	"github.com/kpopd/kpopd/pop3"
 )
 
@@ -178,28 +180,42 @@ func (a *assembly) openStore(old *parts) error {
 	m := a.cfg.Maildrops
 	m.Takeover = "" // not the store's business
 	a.parts.maildrops = m
-	if old.store != nil && old.maildrops == m {
+	if old.store != nil && reflect.DeepEqual(old.maildrops, m) {
 		a.parts.store = old.store
 		return nil
 	}
-	o := maildir.Options{
-		Layout: m.Layout, Create: m.Create, Owner: m.Owner, TrustSizes: m.TrustSizes,
-		CacheOctets: int64(m.CacheMemory) << 20, ScanWait: m.ScanWait, Log: a.log,
-	}
-	if m.CacheMemory == 0 {
-		o.CacheOctets = -1
-	}
-	uids, err := uniqueIDs(m)
+	store, key, err := newStore(m, a.log)
 	if err != nil {
-		return a.cfg.Problem("maildrops.uidl", err)
-	}
-	o.UIDs = uids
-	store, err := maildir.New(m.Root, o)
-	if err != nil {
-		return a.cfg.Problem("maildrops.root", err)
+		return a.cfg.Problem(key, err)
 	}
 	a.parts.store = store
 	return nil
+}
+
+// newStore makes the store that is configured. With an error it says whose key is to
+// blame.
+func newStore(m config.Maildrops, log *slog.Logger) (store maildrop.Store, key string, err error) {
+	if m.Type != config.StoreMbox {
+		o := maildir.Options{
+			Layout: m.Layout, Create: m.Create, Owner: m.Owner, TrustSizes: m.TrustSizes,
+			CacheOctets: int64(m.CacheMemory) << 20, ScanWait: m.ScanWait, Log: log,
+		}
+		if m.CacheMemory == 0 {
+			o.CacheOctets = -1
+		}
+		if o.UIDs, err = uniqueIDs(m); err != nil {
+			return nil, "maildrops.uidl", err
+		}
+		store, err = maildir.New(m.Root, o)
+		return store, "maildrops.root", err
+	}
+	store, err = mbox.New(m.Root, mbox.Options{
+		State: m.State, Layout: m.Layout, Owner: m.Owner, Locks: m.Locks, LockWait: m.LockWait, Log: log,
+	})
+	if errors.Is(err, mbox.ErrState) {
+		return nil, "maildrops.state", err
+	}
+	return store, "maildrops.root", err
 }
 
 func (a *assembly) openSaltKey() error {

@@ -19,6 +19,7 @@ import (
 	"github.com/kpopd/kpopd/authn"
 	"github.com/kpopd/kpopd/authn/external"
 	"github.com/kpopd/kpopd/cmd/internal/config"
+	"github.com/kpopd/kpopd/maildrop/mbox"
 )
 
 // Report is what a check of a configuration found.
@@ -86,6 +87,13 @@ func (r *Report) Explain(w io.Writer) {
 		}
 	}
 	r.assembly.explainHelpers(w)
+	if m := r.assembly.cfg.Maildrops; m.Type == config.StoreMbox {
+		locks := m.Locks
+		if len(locks) == 0 {
+			locks = []string{mbox.Fcntl, mbox.Dotlock}
+		}
+		fmt.Fprintf(w, "maildrops: spool files below %s, locked by %s; state in %s\n", m.Root, strings.Join(locks, ", then "), m.State)
+	}
 	explainThrottle(w, r.assembly.cfg.Throttle)
 	switch l := r.assembly.cfg.Limits; {
 	case l.LoginDelayMax > 0:

@@ -234,8 +234,11 @@ type POP3 struct {
 	LenientUTF8 bool   `mapstructure:"lenient_utf8"` // answer UTF8 after login with +OK, as Outlook needs (against RFC 6856 section 2)
 }
 
-// StoreMaildir is the one kind of store.
-const StoreMaildir = "maildir"
+// Kinds of stores.
+const (
+	StoreMaildir = "maildir"
+	StoreMbox    = "mbox" // spool files
+)
 
 // Who may take over a maildrop that is in use.
 const (
@@ -246,15 +249,19 @@ const (
 
 // Maildrops is where mail is.
 type Maildrops struct {
-	Type        string        `mapstructure:"type"`         // maildir; maildir when empty
+	Type        string        `mapstructure:"type"`         // maildir or mbox; maildir when empty
 	Root        string        `mapstructure:"root"`         // directory that holds every maildrop
 	Layout      string        `mapstructure:"layout"`       // of one maildrop below the root: {user}, {local}, {domain}, {user:1} for a first octet
-	Create      bool          `mapstructure:"create"`       // make a missing maildrop; otherwise it is an error, as a lost mount looks the same
+	Create      bool          `mapstructure:"create"`       // maildir: make a missing maildrop; otherwise it is an error, as a lost mount looks the same
 	Owner       uint32        `mapstructure:"owner"`        // user id that must own all mail; zero means any
-	TrustSizes  bool          `mapstructure:"trust_sizes"`  // take sizes on the wire from ",W=" in file names
+	TrustSizes  bool          `mapstructure:"trust_sizes"`  // maildir: take sizes on the wire from ",W=" in file names
 	Takeover    string        `mapstructure:"takeover"`     // of a maildrop in use, by a login of the same user: never; dead_peer, from a session whose client no longer answers the network; same_address, from those too that have the same address. The other session ends as if its client had hung up: nothing is deleted
-	CacheMemory int           `mapstructure:"cache_memory"` // MiB for listings that are kept between sessions; zero means none. A message takes about 90 octets; what is not kept is read from the maildrop's index
-	ScanWait    time.Duration `mapstructure:"scan_wait"`    // that a login waits for a maildrop that is read for the first time, less than clients wait; then it is told to try later, and the maildrop is read on
+	CacheMemory int           `mapstructure:"cache_memory"` // maildir: MiB for listings that are kept between sessions; zero means none. A message takes about 90 octets; what is not kept is read from the maildrop's index
+	ScanWait    time.Duration `mapstructure:"scan_wait"`    // maildir: that a login waits for a maildrop that is read for the first time, less than clients wait; then it is told to try later, and the maildrop is read on
+
+	State    string        `mapstructure:"state"`     // mbox: directory of the server's own for indexes, journals and session locks
+	Locks    []string      `mapstructure:"locks"`     // mbox: fcntl and dotlock, in the order of the delivery agent; fcntl, then dotlock when empty
+	LockWait time.Duration `mapstructure:"lock_wait"` // mbox: for locks of others; 30s when zero
 
 	UIDL           string `mapstructure:"uidl"`            // the server that was here before, whose unique-ids are kept: auto, dovecot, courier or another scheme of package uidl; our own when empty
 	UIDLDuplicates string `mapstructure:"uidl_duplicates"` // of ids that it gave twice: suffix (id-2, id-3) or allow; suffix when empty

@@ -74,7 +74,7 @@ func (p *problems) helper() {
 	c := p.c
 	for key, there := range map[string]bool{
 		"listeners": len(c.Listeners) > 0, "certificates": len(c.Certificates) > 0, "policies": len(c.Policies) > 0,
-		"maildrops": c.Maildrops != Default().Maildrops, "throttle": !reflect.DeepEqual(c.Throttle, Default().Throttle),
+		"maildrops": !reflect.DeepEqual(c.Maildrops, Default().Maildrops), "throttle": !reflect.DeepEqual(c.Throttle, Default().Throttle),
 	} {
 		if there {
 			p.add(key, "belongs into the file of kpopd serve; a file with auth is for kpopd auth")

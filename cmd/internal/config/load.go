@@ -291,7 +291,7 @@ func (c *Config) resolve() {
 			fix(&v.Keys)
 		}
 	}
-	fix(&c.Kerberos.Keytab, &c.SCRAM.SaltKey, &c.Maildrops.Root, &c.Auth.Socket)
+	fix(&c.Kerberos.Keytab, &c.SCRAM.SaltKey, &c.Maildrops.Root, &c.Maildrops.State, &c.Auth.Socket)
 	if c.Kerberos.ReplayCache != ReplayMemory {
 		fix(&c.Kerberos.ReplayCache)
 	}

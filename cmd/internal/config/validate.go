@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"slices"
@@ -326,18 +327,50 @@ func (p *problems) rest() {
 		p.oneOf(fmt.Sprintf("gssapi.layers[%d]", i), l, "none", "integrity", "privacy")
 	}
 	p.oneOf("gssapi.channel_binding", c.GSSAPI.ChannelBinding, "off", "allow", "require")
-	p.oneOf("maildrops.type", c.Maildrops.Type, StoreMaildir)
+	p.maildrops(c.Maildrops)
 	p.oneOf("maildrops.takeover", c.Maildrops.Takeover, TakeoverNever, TakeoverDeadPeer, TakeoverSameAddress)
-	if !c.IsHelper() {
-		p.need("maildrops.root", c.Maildrops.Root, "the directory that holds the maildrops")
-	}
-	if c.Maildrops.CacheMemory < 0 {
-		p.add("maildrops.cache_memory", "%d is out of range; zero means that nothing is kept", c.Maildrops.CacheMemory)
-	}
-	positive("maildrops.scan_wait", c.Maildrops.ScanWait)
 	p.uniqueIDs(c.Maildrops)
 	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	p.oneOf("log.format", c.Log.Format, "text", "json")
+}
+
+func (p *problems) maildrops(m Maildrops) {
+	p.oneOf("maildrops.type", m.Type, StoreMaildir, StoreMbox)
+	if !p.c.IsHelper() {
+		p.need("maildrops.root", m.Root, "the directory that holds the maildrops")
+	}
+	// each key and whether it is set
+	of := map[string]map[string]bool{
+		StoreMaildir: {"create": m.Create, "trust_sizes": m.TrustSizes, "cache_memory": m.CacheMemory != Default().Maildrops.CacheMemory, "scan_wait": m.ScanWait != Default().Maildrops.ScanWait},
+		StoreMbox:    {"state": m.State != "", "locks": len(m.Locks) > 0, "lock_wait": m.LockWait != 0},
+	}
+	for kind, keys := range of {
+		for key, set := range keys {
+			if set && kind != cmp.Or(m.Type, StoreMaildir) {
+				p.add("maildrops."+key, "has no effect without type: %s", kind)
+			}
+		}
+	}
+	if m.Type != StoreMbox {
+		if m.CacheMemory < 0 {
+			p.add("maildrops.cache_memory", "%d is out of range; zero means that nothing is kept", m.CacheMemory)
+		}
+		if m.ScanWait <= 0 {
+			p.add("maildrops.scan_wait", "%v is out of range; it must be more than zero", m.ScanWait)
+		}
+		return
+	}
+	p.need("maildrops.state", m.State, "a directory of the server's own, for indexes, journals and session locks")
+	for i, way := range m.Locks {
+		key := fmt.Sprintf("maildrops.locks[%d]", i)
+		p.oneOf(key, cmp.Or(way, `""`), "fcntl", "dotlock")
+		if slices.Index(m.Locks, way) < i {
+			p.add(key, "%s is taken twice", way)
+		}
+	}
+	if m.LockWait < 0 || m.LockWait > time.Minute {
+		p.add("maildrops.lock_wait", "%v is out of range; up to 1m, as clients do not wait for longer", m.LockWait)
+	}
 }
 
 func (p *problems) throttle(t Throttle) {
