@@ -131,6 +131,7 @@ func (sp *spool) read(ctx context.Context, l *listing, from int64, old *listing)
 	for _, uid := range old.gone {
 		taken[uid] = true
 	}
+	var name func(head []byte) string
 	r := &cancellable{ctx, io.NewSectionReader(file(sp.fd), from, l.at.size-from)}
 	return parse(r, from, func(p part, head []byte) error {
 		p.pseudo = p.pseudo && len(l.entries) == 0
@@ -138,7 +139,13 @@ func (sp *spool) read(ctx context.Context, l *listing, from int64, old *listing)
 		if uids := known[p.id]; len(uids) > 0 {
 			e.uid, known[p.id] = uids[0], uids[1:]
 		} else {
-			e.uid = sp.store.uid(p, head, len(l.entries), taken)
+			if name == nil {
+				var err error
+				if name, err = sp.naming(l, head); err != nil {
+					return err
+				}
+			}
+			e.uid = uidFor(p, name(head), taken)
 			taken[e.uid] = true
 		}
 		l.entries = append(l.entries, e)
@@ -146,16 +153,35 @@ func (sp *spool) read(ctx context.Context, l *listing, from int64, old *listing)
 	})
 }
 
-// uid gives a part a unique-id that none has.
-func (s *Store) uid(p part, head []byte, i int, taken map[string]bool) string {
-	if s.options.UID != nil && !p.pseudo {
-		if uid := s.options.UID(head, i); legalUID(uid) && !taken[uid] {
-			return uid
-		}
+// naming returns what names the messages that come after those of l, of which
+// the first has a head.
+func (sp *spool) naming(l *listing, head []byte) (func(head []byte) string, error) {
+	if sp.store.options.UIDs == nil {
+		return func([]byte) string { return "" }, nil
 	}
-	uid := hex.EncodeToString(p.id[:])
+	if len(l.entries) > 0 {
+		head = make([]byte, max(l.entries[0].head, nameOctets))
+		n, err := file(sp.fd).ReadAt(head, l.entries[0].offset)
+		if err != nil && err != io.EOF {
+			return nil, err
+		}
+		head = head[:n]
+	}
+	return sp.store.options.UIDs(head)
+}
+
+// uidFor is a unique-id for a part that none has: the name it was given, or one made
+// of what tells it apart.
+func uidFor(p part, name string, taken map[string]bool) string {
+	own := hex.EncodeToString(p.id[:])
+	if !legalUID(name) || p.pseudo {
+		name = own
+	}
+	uid := name
 	for n := 2; taken[uid]; n++ {
-		uid = fmt.Sprintf("%x-%d", p.id, n)
+		if uid = fmt.Sprintf("%s-%d", name, n); !legalUID(uid) { // too long
+			name, uid = own, own
+		}
 	}
 	return uid
 }

@@ -91,12 +91,14 @@ type Options struct {
 	// LockWait bounds the wait for the locks of others; 30 s when zero.
 	LockWait time.Duration
 
-	// UID gives messages other unique-ids than this package's: head is the octets of
-	// the i-th message of the file from its From_ line to the end of its header, or
-	// 64 KiB of them. It is asked once for each message. Where it returns "" or what
-	// RFC 1939 section 7 does not allow, or what is taken, the message gets the
-	// package's own.
-	UID func(head []byte, i int) string
+	// UIDs gives messages other unique-ids than this package's; nil when there are
+	// none. It is called when messages are new, with the head of the file's first
+	// message, which may be one that a mail program made for itself, and returns
+	// what names a message by its head: its first octets from the From_ line on, to
+	// the end of its header or 512 if that is more, 64 KiB at most. Where the name is
+	// "" or RFC 1939 does not allow it, the message gets the package's own; where it
+	// is taken, a number is added.
+	UIDs func(first []byte) (func(head []byte) string, error)
 
 	// Log is told what staff should know about; nothing when nil.
 	Log *slog.Logger

@@ -357,20 +357,30 @@ func TestOtherUniqueIDs(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.write("alice", asDelivered("X-UIDL: one\n\n")+asDelivered("X-UIDL: one\nSubject: b\n\n")+asDelivered("X-UIDL: a b\n\n")+asDelivered("Subject: c\n\n"))
-	s := w.store(Options{UID: func(head []byte, i int) string {
-		_, after, _ := strings.Cut(string(head), "X-UIDL: ")
-		uid, _, _ := strings.Cut(after, "\n")
-		if !strings.HasPrefix(string(head), "From ") || i < 0 || i > 3 {
-			t.Errorf("asked about message %d, %q", i, head)
+	s := w.store(Options{UIDs: func(first []byte) (func([]byte) string, error) {
+		if !strings.Contains(string(first), "\nX-UIDL: one\n\n") {
+			t.Errorf("the first message is %q", first)
 		}
-		return uid
+		return func(head []byte) string {
+			_, after, _ := strings.Cut(string(head), "X-UIDL: ")
+			uid, _, _ := strings.Cut(after, "\n")
+			if !strings.HasPrefix(string(head), "From ") {
+				t.Errorf("asked about %q", head)
+			}
+			return uid
+		}, nil
 	}})
 	uids, _ := list(t, s)
-	if uids[0] != "one" || slices.Contains(uids[1:], "one") || slices.Contains(uids, "a b") || uids[3] == "" {
+	if uids[0] != "one" || uids[1] != "one-2" || slices.Contains(uids, "a b") || uids[3] == "" {
 		t.Errorf("ids %q", uids)
 	}
+	w.deliver("alice", asDelivered("X-UIDL: one\n\n"))
+	if more, _ := list(t, s); !slices.Equal(more[:4], uids) || more[4] != "one-3" {
+		t.Errorf("ids became %q, were %q", more, uids)
+	}
+	uids = append(uids, "one-3")
 	w.deliver("alice", asDelivered("d\n"))
-	if after, _ := list(t, w.store(Options{})); !slices.Equal(after[:4], uids) {
+	if after, _ := list(t, w.store(Options{})); !slices.Equal(after[:5], uids) {
 		t.Errorf("ids became %q, were %q", after, uids)
 	}
 }

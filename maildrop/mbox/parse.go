@@ -117,12 +117,22 @@ func (p *parser) write(b []byte) {
 		n := min(len(b), bodyLimit-p.body)
 		p.digest.Write(b[:n])
 		p.body += n
+		p.show(b)
 		return
 	}
 	p.head = append(p.head, b...)
 	if isEmpty(b) && p.fresh || len(p.head) >= headLimit {
 		p.endHead()
 	}
+}
+
+// nameOctets is how much of a message is shown to who names it, of the body too
+// when the header is shorter.
+const nameOctets = 512
+
+// show adds octets of the body to the head.
+func (p *parser) show(b []byte) {
+	p.head = append(p.head, b[:min(len(b), max(0, nameOctets-len(p.head)))]...)
 }
 
 // endHead takes from the head what there is to know, and meters what of it is
@@ -148,6 +158,7 @@ func (p *parser) finish() error {
 	if p.inHead {
 		p.endHead()
 	}
+	p.show(p.empty)
 	p.empty = p.empty[:0]
 	c := &p.current
 	c.octets += c.line

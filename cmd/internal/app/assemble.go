@@ -209,8 +209,12 @@ func newStore(m config.Maildrops, log *slog.Logger) (store maildrop.Store, key s
 		store, err = maildir.New(m.Root, o)
 		return store, "maildrops.root", err
 	}
+	uids, err := spoolIDs(m)
+	if err != nil {
+		return nil, "maildrops.uidl", err
+	}
 	store, err = mbox.New(m.Root, mbox.Options{
-		State: m.State, Layout: m.Layout, Owner: m.Owner, Locks: m.Locks, LockWait: m.LockWait, Log: log,
+		State: m.State, Layout: m.Layout, Owner: m.Owner, Locks: m.Locks, LockWait: m.LockWait, UIDs: uids, Log: log,
 	})
 	if errors.Is(err, mbox.ErrState) {
 		return nil, "maildrops.state", err

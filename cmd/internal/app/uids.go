@@ -63,6 +63,25 @@ func uniqueIDs(m config.Maildrops) (maildir.UIDs, error) {
 	}, nil
 }
 
+// spoolIDs gives messages of an mbox the unique-ids that the configuration asks
+// for; nil when those are the store's own.
+func spoolIDs(m config.Maildrops) (func(first []byte) (func(head []byte) string, error), error) {
+	if m.UIDL == "" {
+		return nil, nil
+	}
+	scheme, err := uidl.ByName(m.UIDL)
+	if err != nil {
+		return nil, err
+	}
+	return func(first []byte) (func(head []byte) string, error) {
+		rule, err := scheme.Rule(uidl.Source{First: first})
+		if err != nil {
+			return nil, err
+		}
+		return func(head []byte) string { return rule(uidl.Message{Head: head}) }, nil
+	}, nil
+}
+
 // among is the ids that were given, or none when no new one is among them, as
 // almost always: they may be 100,000, and the new ones one.
 func among(given map[string]string, ids []string) []string {

@@ -10,11 +10,18 @@ func (p *problems) uniqueIDs(m Maildrops) {
 		}
 		return
 	}
+	format, kind := uidl.Maildir, StoreMaildir
+	if m.Type == StoreMbox {
+		format, kind = uidl.Mbox, StoreMbox
+		if m.UIDLDuplicates == "allow" {
+			p.add("maildrops.uidl_duplicates", "messages of an mbox are told apart by their unique-ids; write suffix")
+		}
+	}
 	s, err := uidl.ByName(m.UIDL)
 	switch {
 	case err != nil:
 		p.add("maildrops.uidl", "%v%s", err, suggest(m.UIDL, uidl.Names()))
-	case s.Formats&uidl.Maildir == 0:
-		p.add("maildrops.uidl", "%s names messages of an mbox, and the maildrops are of type %s", m.UIDL, StoreMaildir)
+	case s.Formats&format == 0:
+		p.add("maildrops.uidl", "%s does not name messages of maildrops of type %s", m.UIDL, kind)
 	}
 }

@@ -84,7 +84,11 @@ func TestMigrationGuide(t *testing.T) {
 			migrate(t, section[0], section[1], m.files, m.want)
 		})
 	}
-	for title := range sections {
+	for title, section := range sections {
+		if strings.HasPrefix(title, "From popa3d") {
+			t.Run("spool", func(t *testing.T) { t.Parallel(); migrateSpool(t, section[0], section[1]) })
+			continue
+		}
 		t.Errorf("nothing tests the section %q", title)
 	}
 }
@@ -132,6 +136,38 @@ func migrate(t *testing.T, commands, maildrops string, files map[string]string, 
 	s = newServer(s.dir)
 	s.serveMigrated(t, here.Replace(maildrops))
 	wantIDs(t, s, "after a restart, without the index", want)
+}
+
+// migrateSpool follows the section on mbox, with the first messages of popa3d's
+// fixture in maildrop/uidl.
+func migrateSpool(t *testing.T, commands, maildrops string) {
+	s := newServer(t.TempDir())
+	here := strings.NewReplacer("/srv/old", s.dir+"/old", "/var/mail", s.dir+"/mail", "/var/lib/kpopd", s.dir+"/state")
+	const from = "From b@example.test Mon Mar  4 10:00:01 2024\n"
+	leave(t, filepath.Join(s.dir, "old/mail/alice"), from+"Date:\ttab\nSubject: n1\n\nbody 1\n\n"+from+"Date:  two blanks\nSubject: n2\n\nbody 2\n\n")
+	if err := os.Mkdir(filepath.Join(s.dir, "mail"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	sh := exec.CommandContext(t.Context(), "sh", "-e", "-c", here.Replace(commands))
+	if out, err := sh.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	s.serveMigrated(t, here.Replace(maildrops))
+	want := []string{"66ac8f5765a17d53", "3dd6ab2ab7356ee9"}
+	wantIDs(t, s, "at first", want)
+	spool := filepath.Join(s.dir, "mail/alice")
+	mail, err := os.ReadFile(spool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.write(t, "mail/alice", string(mail)+from+"Date:\ttab\nSubject: n3\n\nbody 3\n\n")
+	want = append(want, want[0]+"-2") // the hash of the same Date
+	wantIDs(t, s, "with a message of the same hash", want)
+	s.stop(t)
+	s.killed = true // its end has been seen
+	s = newServer(s.dir)
+	s.serveMigrated(t, strings.Replace(here.Replace(maildrops), ", uidl: popa3d", "", 1))
+	wantIDs(t, s, "after a restart, without the scheme", want)
 }
 
 // serveMigrated runs kpopd with a configuration of maildrops.
