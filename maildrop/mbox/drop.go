@@ -54,8 +54,12 @@ func (d *drop) refresh(ctx context.Context, old *listing) error {
 
 func (d *drop) read(ctx context.Context, sp *spool, old *listing) (*listing, error) {
 	if sp.fd >= 0 {
-		if err := sp.redo(); err != nil {
+		redone, err := sp.redo()
+		if err != nil {
 			return nil, err
+		}
+		if redone {
+			old = old.doubted()
 		}
 	}
 	l, err := sp.refresh(ctx, old)
@@ -87,9 +91,9 @@ func (d *drop) find(i int) *entry {
 	return nil
 }
 
-// again reads what others changed in the file.
-func (d *drop) again(ctx context.Context) error {
-	if err := d.refresh(ctx, d.now); err != nil {
+// again reads what others changed in the file since known.
+func (d *drop) again(ctx context.Context, known *listing) error {
+	if err := d.refresh(ctx, known); err != nil {
 		if errors.Is(err, maildrop.ErrInUse) {
 			err = fmt.Errorf("%w: %v", maildrop.ErrTemporary, err) // the session has the maildrop, others the file
 		}
@@ -108,8 +112,15 @@ func (d *drop) locate() {
 
 func (d *drop) Content(ctx context.Context, i int) (io.ReadCloser, error) {
 	c, err := d.openContent(i)
-	if errors.Is(err, errChanged) || errors.Is(err, maildrop.ErrGone) {
-		if err = d.again(ctx); err == nil {
+	if err != nil {
+		known := d.now
+		switch {
+		case errors.Is(err, errChanged): // whatever size and times say
+			known = known.doubted()
+		case !errors.Is(err, maildrop.ErrGone):
+			return nil, beneath.Wrap("message", d.messages[i].UID, err)
+		}
+		if err = d.again(ctx, known); err == nil {
 			c, err = d.openContent(i)
 		}
 	}
@@ -271,7 +282,7 @@ func (d *drop) remove(ctx context.Context, del []int) error {
 	}
 	if !sp.vouched(l, marked) {
 		// same size and times, other octets: read it all
-		if l, err = d.read(ctx, sp, &listing{entries: l.entries, gone: l.gone}); err != nil {
+		if l, err = d.read(ctx, sp, l.doubted()); err != nil {
 			return err
 		}
 	}

@@ -38,6 +38,15 @@ type listing struct {
 	gone        []string // unique-ids of messages that sessions removed; none of them is given again
 }
 
+// doubted is what a listing knows of unique-ids, without where anything lies: it has
+// the whole file read.
+func (l *listing) doubted() *listing {
+	if l == nil {
+		return nil
+	}
+	return &listing{entries: l.entries, gone: l.gone}
+}
+
 // goneLimit bounds the removed unique-ids that are remembered.
 const goneLimit = 1000
 

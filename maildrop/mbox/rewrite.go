@@ -170,7 +170,8 @@ func (sp *spool) remove(from, size int64, stay []span) error {
 	if err != nil {
 		return beneath.Wrap("journal of", sp.path, err)
 	}
-	return sp.redo()
+	_, err = sp.redo()
+	return err
 }
 
 func (sp *spool) restoreTimes(times ...unix.Timespec) {
@@ -276,38 +277,38 @@ func (s *Store) copy(fd int, at int64, r io.Reader) (total int64, err error) {
 
 // redo does what the journal says, from wherever it broke off, and removes it. There
 // may be none.
-func (sp *spool) redo() error {
+func (sp *spool) redo() (redone bool, err error) {
 	s := sp.store
 	dir, err := s.state()
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer unix.Close(dir)
 	name := stateName(sp.path, "redo")
 	fd, err := beneath.Open(dir, name, unix.O_RDWR, 0)
 	if err == unix.ENOENT {
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return beneath.Wrap("open", name, err)
+		return false, beneath.Wrap("open", name, err)
 	}
 	defer unix.Close(fd)
 	j, err := sp.readJournal(fd)
 	if errors.Is(err, errForeign) {
 		s.log.Error("journal of a maildrop does not fit its file and is kept beside it: compare them", "maildrop", sp.path, "err", err,
 			"kept", name+".unused")
-		return s.setAside(dir, name)
+		return false, s.setAside(dir, name)
 	}
 	if err != nil {
-		return beneath.Wrap("read", name, err)
+		return false, beneath.Wrap("read", name, err)
 	}
 	if !sp.whole {
-		return fmt.Errorf("%w: no room for the dotlock", maildrop.ErrTemporary)
+		return false, fmt.Errorf("%w: no room for the dotlock", maildrop.ErrTemporary)
 	}
 	if err := sp.apply(dir, fd, name, j); err != nil {
-		return beneath.Wrap("rewrite", sp.path, err)
+		return false, beneath.Wrap("rewrite", sp.path, err)
 	}
-	return nil
+	return true, nil
 }
 
 func (s *Store) setAside(dir int, name string) error {
@@ -454,7 +455,8 @@ func (sp *spool) join(size int64, fd int, old *journal, name string) error {
 		return err
 	}
 	sp.store.log.Info("rewriting that broke off is joined with mail that came since", "maildrop", sp.path, "octets", size-old.Size)
-	return sp.redo()
+	_, err = sp.redo()
+	return err
 }
 
 func (s *Store) dropJournal(dir int, name string) error {
