@@ -36,6 +36,10 @@ func TestConfigs(t *testing.T) {
 			if program, err := os.ReadFile(path); err != nil || !bytes.HasPrefix(program, []byte("#!/usr/bin/python3 ")) {
 				t.Errorf("%s is no program: %v", path, err)
 			}
+		case ".md": // package peers does what it says
+			if text, err := os.ReadFile(path); err != nil || !bytes.Contains(text, []byte("\n## From Dovecot\n")) {
+				t.Errorf("%s is no guide: %v", path, err)
+			}
 		default:
 			t.Errorf("nothing tests %s", path)
 		}

@@ -193,7 +193,7 @@ func TestTopLevel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	allowed := []string{"cmd", "kpop", "pop3", "authn", "maildrop", "krb5test", "configs", "go.mod", "go.sum", "README.md", "MIGRATION.md", "LICENSE"}
+	allowed := []string{"cmd", "kpop", "pop3", "authn", "maildrop", "krb5test", "configs", "go.mod", "go.sum", "README.md", "LICENSE"}
 	for _, e := range entries {
 		if !strings.HasPrefix(e.Name(), ".") && !slices.Contains(allowed, e.Name()) {
 			t.Errorf("%s does not belong at the top level", e.Name())

@@ -17,11 +17,11 @@ import (
 	pop3client "github.com/kpopd/kpopd/pop3/client"
 )
 
-// guide is the sections of MIGRATION.md by their titles: commands and the
+// guide is the sections of configs/MIGRATION.md by their titles: commands and the
 // configuration of maildrops.
 func guide(t *testing.T) map[string][2]string {
 	t.Helper()
-	text, err := os.ReadFile("../../../MIGRATION.md")
+	text, err := os.ReadFile("../../../configs/MIGRATION.md")
 	if err != nil {
 		t.Fatal(err)
 	}
