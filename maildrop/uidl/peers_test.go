@@ -47,9 +47,10 @@ const patience = 2 * time.Minute
 
 // program finds a server's program. Debian's packages of POP3 servers exclude
 // one another: those that are not installed lie unpacked in KPOPD_PEER_ROOT.
+// What is installed comes first: Courier has a pop3d, and so has mailutils.
 func program(t *testing.T, path, debian string) string {
 	t.Helper()
-	for _, root := range []string{os.Getenv("KPOPD_PEER_ROOT"), "/"} {
+	for _, root := range []string{"/", os.Getenv("KPOPD_PEER_ROOT")} {
 		if root == "" {
 			continue
 		}
