@@ -74,14 +74,23 @@ type Drop interface {
 
 	// Commit removes the messages in del (indexes, ascending), makes that
 	// durable, and releases the lock: the UPDATE state of RFC 1939 section 6.
-	// It removes nothing that is not in del; a message in del that another
-	// program removed counts as removed. When some are left the error is a
+	// It removes nothing that is not in del, but for what the store was told to
+	// keep no longer; a message in del that another program removed counts as
+	// removed. When some are left the error is a
 	// [*CommitError]. ctx may be cancelled without effect on what is removed.
 	Commit(ctx context.Context, del []int) error
 
 	// Close releases the lock and removes nothing. It may be called more
 	// than once, and after Commit.
 	Close() error
+}
+
+// Retriever is a [Drop] whose store may keep messages that were retrieved for
+// some time only.
+type Retriever interface {
+	// Retrieved says that the client was sent all of message i. It counts when
+	// Commit follows: without that the client may not have kept it.
+	Retrieved(i int)
 }
 
 // Listing is the messages of a [Drop].

@@ -73,6 +73,9 @@ func (s *session) sendMessage(ctx context.Context, i int, lines uint64) (err err
 	bodyBuffers.Put(box)
 	if err == nil && lines == allLines {
 		s.done.Retrieved++
+		if r, ok := s.drop.(maildrop.Retriever); ok {
+			r.Retrieved(i)
+		}
 	}
 	return err
 }

@@ -25,9 +25,14 @@ type drop struct {
 	settled bool     // as long as the stamps are the same, places is right
 
 	next *listing // what the next session begins with: the listing, or what it should have been
+
+	retrieved []int // messages, where retention ends after that
 }
 
-var _ maildrop.Drop = (*drop)(nil)
+var (
+	_ maildrop.Drop      = (*drop)(nil)
+	_ maildrop.Retriever = (*drop)(nil)
+)
 
 // Totals implements [maildrop.Drop].
 func (d *drop) Totals() (messages int, octets int64) { return d.listing.count, d.listing.octets }
@@ -175,18 +180,31 @@ func (d *drop) Commit(_ context.Context, del []int) error {
 		return errors.New("commit of a closed maildrop")
 	}
 	defer d.Close()
-	if len(del) == 0 {
+	if len(del) == 0 && !d.store.options.Expire.ends() {
 		return nil
 	}
 	if err := d.load(); err != nil {
+		if len(del) == 0 {
+			d.store.log.Warn("messages not expired", "maildrop", d.path, "err", err)
+			return nil
+		}
 		return &maildrop.CommitError{Left: slices.Clone(del), Err: err}
 	}
-	left, err := d.remove(del)
-	d.forget(del, left)
+	left, err := d.update(del)
 	if len(left) > 0 {
 		return &maildrop.CommitError{Left: left, Err: err}
 	}
 	return nil
+}
+
+// update removes del, and what has been kept long enough.
+func (d *drop) update(del []int) (left []int, err error) {
+	if d.store.options.Expire.ends() {
+		return d.expire(del)
+	}
+	left, err = d.remove(del)
+	d.forget(del, left)
+	return left, err
 }
 
 // forget takes what was removed from what the next session begins with. It
@@ -216,6 +234,10 @@ func (d *drop) remove(del []int) (left []int, err error) {
 	defer dd.close()
 
 	r := removal{drop: d, dirs: &dd}
+	if d.store.options.Trash {
+		r.trash = newTrash(fd, time.Now())
+		defer r.trash.close()
+	}
 	missing := r.unlink(del)
 	for try := 0; len(missing) > 0; try++ {
 		// renamed by another program, or removed: then there is nothing left to do
@@ -238,9 +260,27 @@ func (d *drop) remove(del []int) (left []int, err error) {
 type removal struct {
 	drop    *drop
 	dirs    *dirs
+	trash   *trash               // nil where messages are unlinked
 	removed [len(dirNames)][]int // from each directory
 	left    []int
 	errs    []error
+}
+
+// take removes a message from a directory. A full disk lets users delete: then
+// it goes without the trash, of which the log is told.
+func (r *removal) take(dir int, name string) error {
+	if r.trash == nil {
+		return unlink(dir, name)
+	}
+	err := r.trash.put(dir, name)
+	if !diskFull(err) {
+		return err
+	}
+	if err := unlink(dir, name); err != nil {
+		return err
+	}
+	r.drop.store.log.Warn("message removed for good: no room in the trash", "maildrop", r.drop.path, "message", name, "err", err)
+	return nil
 }
 
 func (r *removal) leave(messages []int, err error) {
@@ -254,7 +294,7 @@ func (r *removal) unlink(del []int) (missing []int) {
 	for _, i := range del {
 		p := r.drop.places
 		dir := p.records[i].dir()
-		switch err := unlink(r.dirs[dir], p.name(i)); {
+		switch err := r.take(r.dirs[dir], p.name(i)); {
 		case err == nil:
 			r.removed[dir] = append(r.removed[dir], i)
 			if p.records[i].is(linked) {
@@ -270,8 +310,15 @@ func (r *removal) unlink(del []int) (missing []int) {
 }
 
 // sync makes the removals durable. It does so once: after an error a second
-// fsync can succeed because the kernel has forgotten what it failed to write.
+// fsync can succeed because the kernel has forgotten what it failed to write. The
+// trash is first: a message may be in both places after a crash, and not in none.
 func (r *removal) sync() {
+	if r.trash != nil {
+		if err := r.trash.sync(r.drop.store.fsync); err != nil {
+			r.leave(slices.Concat(r.removed[:]...), err)
+			return
+		}
+	}
 	for dir, messages := range r.removed {
 		if len(messages) == 0 {
 			continue

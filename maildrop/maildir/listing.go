@@ -35,7 +35,7 @@ type record struct {
 	size     int64  // as sent
 	end      uint32 // in text; it begins where that of the record before ends
 	header   uint32 // octets of the header as sent, with the empty line that ends it; 0 when not known, the largest number means that or more
-	seen     uint32 // by us for the first time, Unix seconds
+	seen     uint32 // by us for the first time, or retrieved for the first time; Unix seconds
 	base     uint16 // octets of the name that are the base name
 	uid      uint8  // octets at the end of the text that are the unique-id; 0 where it is the base name
 	flags    flags
@@ -46,10 +46,11 @@ type flags uint8
 const (
 	wireForm flags = 1 << iota // stored octets are octets to send
 	seenInCur
-	linked // was found under another name too: it has two, or was renamed just then
-	sized  // was measured, or has its size from its name
-	frozen // the unique-id is in the file of those
-	gone   // while the listing is made: no message
+	linked    // was found under another name too: it has two, or was renamed just then
+	sized     // was measured, or has its size from its name
+	frozen    // the unique-id is in the file of those
+	gone      // while the listing is made: no message
+	retrieved // and seen says when
 )
 
 func (r *record) is(f flags) bool { return r.flags&f != 0 }

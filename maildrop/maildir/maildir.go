@@ -45,6 +45,16 @@
 // The first login of a large maildrop would outlast a client's patience. The
 // reading goes on without it and keeps the lock; the next login joins it.
 //
+// Deleted messages may move to a directory for the day beneath the maildrop: a
+// rename on the same file system takes no room, is one step, and leaves the
+// message with its name, which is its unique-id, for the day it is given back.
+// The directory is not a folder of Maildir++, so that a user cannot lose in IMAP
+// what is kept for the help desk. The trash is synced before new and cur are.
+//
+// When the retention of a message began is in its record: it can only be later
+// than the truth, and so can what is made of it. A file that is younger than
+// its record was given back, and counts from then.
+//
 // Every open goes through openat2 beneath the mail root, without symbolic
 // links, and takes regular files only. Nothing is opened by a path that the
 // kernel has not confined in that way; unlinkat and fstatat work on a single
@@ -114,6 +124,14 @@ type Options struct {
 	// UIDs gives unique-ids to messages that are new; those are of their base
 	// names when nil.
 	UIDs UIDs
+
+	// Expire is how long messages are kept. What is over at the end of a
+	// session that ends with Commit is removed with what the client deleted.
+	Expire Retention
+
+	// Trash moves what is deleted, and what expires, to the trash of the
+	// maildrop instead of removing it. It counts for a quota as before.
+	Trash bool
 
 	// Log is told of what is rebuilt, lost, and takes long; nobody when nil.
 	Log *slog.Logger
