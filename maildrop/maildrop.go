@@ -88,7 +88,7 @@ type Drop interface {
 // Retriever is a [Drop] whose store may keep messages that were retrieved for
 // some time only.
 type Retriever interface {
-	// Retrieved says that the client was sent all of message i. It counts when
+	// Retrieved says that RETR has sent all of message i. It counts when
 	// Commit follows: without that the client may not have kept it.
 	Retrieved(i int)
 }

@@ -25,6 +25,9 @@ func (s *session) capa(context.Context, args) error {
 	if d := s.srv.LoginDelay; d != nil {
 		d.capa(s.identity, &s.out)
 	}
+	if e := s.srv.Expire; e != "" {
+		s.out.str("EXPIRE " + e + "\r\n")
+	}
 	s.out.str("UTF8\r\nLANG\r\nIMPLEMENTATION kpopd\r\n.\r\n")
 	return nil
 }

@@ -19,7 +19,15 @@ func (s *session) retr(ctx context.Context, a args) error {
 	if err != nil {
 		return err
 	}
-	return s.sendMessage(ctx, i, allLines)
+	if err = s.sendMessage(ctx, i, allLines); err != nil {
+		return err
+	}
+	// RETR alone is a retrieval (RFC 2449 section 6.7): clients that keep their
+	// mail here use TOP for all of it
+	if r, ok := s.drop.(maildrop.Retriever); ok {
+		r.Retrieved(i)
+	}
+	return nil
 }
 
 // top sends the header, the line that ends it, and n lines of the body
@@ -73,9 +81,6 @@ func (s *session) sendMessage(ctx context.Context, i int, lines uint64) (err err
 	bodyBuffers.Put(box)
 	if err == nil && lines == allLines {
 		s.done.Retrieved++
-		if r, ok := s.drop.(maildrop.Retriever); ok {
-			r.Retrieved(i)
-		}
 	}
 	return err
 }

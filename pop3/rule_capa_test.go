@@ -108,7 +108,7 @@ func TestRule088_NoLoginDelay(t *testing.T) {
 
 func TestRule089_LoginDelayNotAnnounced(t *testing.T) { notAnnounced(t, "LOGIN-DELAY") }
 
-// Nothing expires, so no day count is announced. That a retrieved message
+// Where nothing expires no day count is announced. That a retrieved message
 // stays is shown for rule 80.
 func TestRule090_ExpireNotAnnounced(t *testing.T) { notAnnounced(t, "EXPIRE") }
 

@@ -61,6 +61,11 @@ type Server struct {
 	// LoginDelay is the time between logins of a user; nil for none.
 	LoginDelay *LoginDelay
 
+	// Expire is the argument of the EXPIRE capability (RFC 2449 section 6.7), as
+	// the store enforces it for every user: days, NEVER, or 0 where retrieved
+	// messages go at QUIT. Nothing is announced when it is empty.
+	Expire string
+
 	// LenientUTF8 answers UTF8 after login with +OK, as Outlook expects,
 	// where RFC 6856 section 2.1 wants -ERR.
 	LenientUTF8 bool

@@ -15,6 +15,6 @@ Kerberized POP (1109), from one process.
 
 To see it work without preparing anything:  kpopd demo`,
 	})
-	root.AddCommand(newServe(), newAuth(), newCheck(), newDemo(), newPasswd(), newVersion())
+	root.AddCommand(newServe(), newAuth(), newCheck(), newDemo(), newExpire(), newPasswd(), newRestore(), newVersion())
 	return root
 }

@@ -45,7 +45,7 @@ func TestScript(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"await": await, "signal": sendSignal, "certificate": certificate,
-			"dial": dialListener, "send": send, "recv": recv, "eof": eof, "drain": drain,
+			"dial": dialListener, "send": send, "recv": recv, "eof": eof, "drain": drain, "until": until, "age": age,
 		},
 		Condition: func(cond string) (bool, error) {
 			if cond != "ipv6" {
@@ -198,6 +198,26 @@ func eof(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if line, err := named(ts, args[0]).r.ReadString('\n'); err == nil || line != "" {
 		ts.Fatalf("%s: got %q, want the end", args[0], line)
+	}
+}
+
+// until reads a multi-line reply, which must have a line that matches: until CONN REGEXP.
+func until(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: until CONN REGEXP")
+	}
+	c, re, found := named(ts, args[0]), regexp.MustCompile(args[1]), false
+	var reply strings.Builder
+	for line := ""; line != ".\r\n"; {
+		var err error
+		if line, err = c.r.ReadString('\n'); err != nil {
+			ts.Fatalf("%s: %v within the reply", args[0], err)
+		}
+		reply.WriteString(line)
+		found = found || re.MatchString(strings.TrimSuffix(line, "\r\n"))
+	}
+	if !found {
+		ts.Fatalf("%s: got %q, want a line %s", args[0], reply.String(), args[1])
 	}
 }
 

@@ -189,29 +189,52 @@ func (s *Store) Expire(ctx context.Context, path string, trash time.Duration, dr
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	d, err := s.openAt(ctx, path)
-	if err != nil {
-		return err
-	}
-	defer d.Close() // and what was seen for the first time is written down
-	if s.options.Expire.ends() {
-		if err := d.expireNow(dry, told); err != nil {
-			return err
-		}
-	}
-	if trash == 0 {
-		return nil
-	}
 	fd, err := s.openMaildrop(path)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
+	if err := notAsRoot(fd); err != nil {
+		return wrap("expire", path, err)
+	}
+	if s.options.Expire.ends() {
+		err = s.expireMessages(ctx, path, dry, told)
+	}
+	if err != nil || trash == 0 {
+		return err
+	}
+	o, err := s.enter(path)
+	if err != nil {
+		return err
+	}
+	defer o.leave()
 	now := time.Now()
 	// a message that was deleted at the end of a day is kept as long as any other
-	return purge(fd, now.Add(-trash-Day+1), dry, func(m Trashed) {
+	return purge(o.fd, now.Add(-trash-Day+1), dry, func(m Trashed) {
 		told(Expired{UID: m.UID, Octets: m.Octets, Age: now.Sub(m.Deleted), After: "deletion"})
 	})
+}
+
+// notAsRoot refuses root the maildrop of somebody else, who could not use the
+// files that root makes.
+func notAsRoot(fd int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Uid != 0 && unix.Geteuid() == 0 {
+		return fmt.Errorf("%w: it belongs to user %d, and root would leave files there that this user cannot use", maildrop.ErrPermanent, st.Uid)
+	}
+	return nil
+}
+
+func (s *Store) expireMessages(ctx context.Context, path string, dry bool, told func(Expired)) error {
+	d, err := s.openAt(ctx, path)
+	if err != nil {
+		return err
+	}
+	defer d.Close() // and what was seen for the first time is written down
+	return d.expireNow(dry, told)
 }
 
 func (d *drop) expireNow(dry bool, told func(Expired)) error {

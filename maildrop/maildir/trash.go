@@ -248,6 +248,9 @@ func (s *Store) Restore(_ context.Context, r maildrop.Ref, m Trashed) error {
 		return err
 	}
 	defer unix.Close(fd)
+	if err := notAsRoot(fd); err != nil {
+		return wrap("restore to", path, err)
+	}
 	from, err := openat2(fd, trashDir+"/"+m.day, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return wrap("open", trashDir+"/"+m.day, err)

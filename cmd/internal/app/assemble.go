@@ -196,13 +196,7 @@ func (a *assembly) openStore(old *parts) error {
 // blame.
 func newStore(m config.Maildrops, log *slog.Logger) (store maildrop.Store, key string, err error) {
 	if m.Type != config.StoreMbox {
-		o := maildir.Options{
-			Layout: m.Layout, Create: m.Create, Owner: m.Owner, TrustSizes: m.TrustSizes,
-			CacheOctets: int64(m.CacheMemory) << 20, ScanWait: m.ScanWait, Log: log,
-		}
-		if m.CacheMemory == 0 {
-			o.CacheOctets = -1
-		}
+		o := maildirOptions(m, log)
 		if o.UIDs, err = uniqueIDs(m); err != nil {
 			return nil, "maildrops.uidl", err
 		}
@@ -220,6 +214,23 @@ func newStore(m config.Maildrops, log *slog.Logger) (store maildrop.Store, key s
 		return nil, "maildrops.state", err
 	}
 	return store, "maildrops.root", err
+}
+
+func maildirOptions(m config.Maildrops, log *slog.Logger) maildir.Options {
+	o := maildir.Options{
+		Layout: m.Layout, Create: m.Create, Owner: m.Owner, TrustSizes: m.TrustSizes,
+		CacheOctets: int64(m.CacheMemory) << 20, ScanWait: m.ScanWait, Log: log,
+		Trash: m.Deleted == config.DeletedTrash,
+		Expire: maildir.Retention{
+			Arrived:   time.Duration(m.ExpireArrived) * maildir.Day,
+			Retrieved: time.Duration(m.ExpireRetrieved) * maildir.Day,
+			AtQuit:    m.ExpireAtQuit,
+		},
+	}
+	if m.CacheMemory == 0 {
+		o.CacheOctets = -1
+	}
+	return o
 }
 
 func (a *assembly) openSaltKey() error {
@@ -286,6 +297,7 @@ func (a *assembly) server(d *door) *pop3.Server {
 		Hostname: a.hostname(), Log: a.log, LoginsTraced: true, LenientUTF8: a.cfg.POP3.LenientUTF8,
 		LoginTimeout: l.LoginTimeout, IdleTimeout: l.IdleTimeout, WriteTimeout: l.WriteTimeout,
 		DrainTimeout: l.DrainTimeout, MaxFailures: l.Failures, MaxAttempts: l.Attempts, LoginDelay: a.loginDelay(),
+		Expire: a.cfg.Maildrops.Expire(),
 	}
 	if d.certs != nil && !d.implicit {
 		s.StartTLS = d.startTLS

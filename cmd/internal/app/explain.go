@@ -101,6 +101,28 @@ func (r *Report) Explain(w io.Writer) {
 	case l.LoginDelay > 0:
 		fmt.Fprintf(w, "login delay: %v\n", l.LoginDelay)
 	}
+	explainRetention(w, r.assembly.cfg.Maildrops)
+}
+
+// explainRetention says what becomes of messages, where it is more than nothing.
+func explainRetention(w io.Writer, m config.Maildrops) {
+	if e := m.Expire(); e != "" {
+		fmt.Fprintf(w, "announced: EXPIRE %s\n", e)
+	}
+	for _, x := range []struct {
+		days int
+		what string
+	}{{m.ExpireArrived, "they arrived"}, {m.ExpireRetrieved, "they were retrieved first"}} {
+		if x.days > 0 {
+			fmt.Fprintf(w, "  messages expire %d days after %s, at QUIT and by kpopd expire\n", x.days, x.what)
+		}
+	}
+	if m.ExpireAtQuit {
+		fmt.Fprintln(w, "  messages that were retrieved expire at QUIT")
+	}
+	if m.Deleted == config.DeletedTrash {
+		fmt.Fprintf(w, "deleted: kept in the trash for %d days, which kpopd expire enforces\n", m.TrashDays)
+	}
 }
 
 func explainThrottle(w io.Writer, t config.Throttle) {

@@ -76,6 +76,13 @@ type heldDrop struct {
 	release func()
 }
 
+// Retrieved implements [maildrop.Retriever].
+func (d *heldDrop) Retrieved(i int) {
+	if r, ok := d.Drop.(maildrop.Retriever); ok {
+		r.Retrieved(i)
+	}
+}
+
 // Commit frees the lock, whatever its error.
 func (d *heldDrop) Commit(ctx context.Context, del []int) error {
 	defer d.release()

@@ -20,6 +20,7 @@ package config
 
 import (
 	"net/netip"
+	"strconv"
 	"time"
 )
 
@@ -247,6 +248,12 @@ const (
 	TakeoverSameAddress = "same_address"
 )
 
+// What becomes of deleted messages.
+const (
+	DeletedUnlink = "unlink"
+	DeletedTrash  = "trash"
+)
+
 // Maildrops is where mail is.
 type Maildrops struct {
 	Type        string        `mapstructure:"type"`         // maildir or mbox; maildir when empty
@@ -265,6 +272,34 @@ type Maildrops struct {
 
 	UIDL           string `mapstructure:"uidl"`            // the server that was here before, whose unique-ids are kept: auto, dovecot, courier or another scheme of package uidl; our own when empty
 	UIDLDuplicates string `mapstructure:"uidl_duplicates"` // of ids that it gave twice: suffix (id-2, id-3) or allow; suffix when empty
+
+	Deleted         string `mapstructure:"deleted"`          // what becomes of deleted messages: unlink; or trash, where kpopd restore finds them: kpopd-trash beneath the maildrop, which counts for a quota
+	TrashDays       int    `mapstructure:"trash_days"`       // that the trash is kept; kpopd expire empties it
+	ExpireArrived   int    `mapstructure:"expire_arrived"`   // days after which messages expire: since they arrived, at the earliest when kpopd saw them first; zero means never
+	ExpireRetrieved int    `mapstructure:"expire_retrieved"` // days after which they expire: since a session that retrieved them ended with QUIT; zero means never
+	ExpireAtQuit    bool   `mapstructure:"expire_at_quit"`   // what a session retrieved goes when it ends with QUIT, as if the client had deleted it
+	ExpireNever     bool   `mapstructure:"expire_never"`     // tell clients that nothing expires
+}
+
+// Expires says that messages are not kept for ever.
+func (m Maildrops) Expires() bool {
+	return m.ExpireArrived > 0 || m.ExpireRetrieved > 0 || m.ExpireAtQuit
+}
+
+// Expire is what EXPIRE announces (RFC 2449 section 6.7): the least that every
+// message is kept, in days. It is empty where nothing is announced.
+func (m Maildrops) Expire() string {
+	switch {
+	case m.ExpireNever:
+		return "NEVER"
+	case m.ExpireAtQuit:
+		return "0"
+	case m.ExpireRetrieved > 0: // less than ExpireArrived, where there is one
+		return strconv.Itoa(m.ExpireRetrieved)
+	case m.ExpireArrived > 0:
+		return strconv.Itoa(m.ExpireArrived)
+	}
+	return ""
 }
 
 // Limits bounds what clients can use up.
@@ -334,7 +369,9 @@ func Default() Config {
 			Type:        StoreMaildir,
 			Layout:      "{user}",
 			Takeover:    TakeoverNever,
-			CacheMemory: 128,              // 10,000 users with 1,000 messages each need no more: most of their listings come from the index, in 0.1 ms
+			CacheMemory: 128, // 10,000 users with 1,000 messages each need no more: most of their listings come from the index, in 0.1 ms
+			Deleted:     DeletedUnlink,
+			TrashDays:   14,
 			ScanWait:    25 * time.Second, // some clients give up after 30 s
 		},
 		Limits: Limits{

@@ -330,6 +330,7 @@ func (p *problems) rest() {
 	p.maildrops(c.Maildrops)
 	p.oneOf("maildrops.takeover", c.Maildrops.Takeover, TakeoverNever, TakeoverDeadPeer, TakeoverSameAddress)
 	p.uniqueIDs(c.Maildrops)
+	p.retention(c.Maildrops)
 	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	p.oneOf("log.format", c.Log.Format, "text", "json")
 }
@@ -341,8 +342,12 @@ func (p *problems) maildrops(m Maildrops) {
 	}
 	// each key and whether it is set
 	of := map[string]map[string]bool{
-		StoreMaildir: {"create": m.Create, "trust_sizes": m.TrustSizes, "cache_memory": m.CacheMemory != Default().Maildrops.CacheMemory, "scan_wait": m.ScanWait != Default().Maildrops.ScanWait},
-		StoreMbox:    {"state": m.State != "", "locks": len(m.Locks) > 0, "lock_wait": m.LockWait != 0},
+		StoreMaildir: {
+			"create": m.Create, "trust_sizes": m.TrustSizes, "cache_memory": m.CacheMemory != Default().Maildrops.CacheMemory, "scan_wait": m.ScanWait != Default().Maildrops.ScanWait,
+			"deleted": m.Deleted == DeletedTrash, "trash_days": m.TrashDays != Default().Maildrops.TrashDays,
+			"expire_arrived": m.ExpireArrived != 0, "expire_retrieved": m.ExpireRetrieved != 0, "expire_at_quit": m.ExpireAtQuit,
+		},
+		StoreMbox: {"state": m.State != "", "locks": len(m.Locks) > 0, "lock_wait": m.LockWait != 0},
 	}
 	for kind, keys := range of {
 		for key, set := range keys {
@@ -370,6 +375,33 @@ func (p *problems) maildrops(m Maildrops) {
 	}
 	if m.LockWait < 0 || m.LockWait > time.Minute {
 		p.add("maildrops.lock_wait", "%v is out of range; up to 1m, as clients do not wait for longer", m.LockWait)
+	}
+}
+
+// maxDays is a hundred years.
+const maxDays = 36500
+
+func (p *problems) retention(m Maildrops) {
+	p.oneOf("maildrops.deleted", m.Deleted, DeletedUnlink, DeletedTrash)
+	if m.TrashDays < 1 || m.TrashDays > maxDays {
+		p.add("maildrops.trash_days", "%d is out of range; write for how many days, 1 to %d", m.TrashDays, maxDays)
+	}
+	for _, x := range []struct {
+		key  string
+		days int
+	}{{"maildrops.expire_arrived", m.ExpireArrived}, {"maildrops.expire_retrieved", m.ExpireRetrieved}} {
+		if x.days < 0 || x.days > maxDays {
+			p.add(x.key, "%d is out of range; write after how many days, 1 to %d, or 0 for never", x.days, maxDays)
+		}
+	}
+	if m.ExpireArrived > 0 && m.ExpireRetrieved >= m.ExpireArrived {
+		p.add("maildrops.expire_retrieved", "%d days are no less than expire_arrived, so that it has no effect; remove one of them", m.ExpireRetrieved)
+	}
+	if m.ExpireAtQuit && m.ExpireRetrieved > 0 {
+		p.add("maildrops.expire_retrieved", "expire_at_quit removes what was retrieved before; remove one of them")
+	}
+	if m.ExpireNever && m.Expires() {
+		p.add("maildrops.expire_never", "messages expire, and this tells clients that they do not; remove it")
 	}
 }
 
