@@ -142,8 +142,13 @@ func (b *books) check(s store, root string) (wrong []string) {
 		return append(wrong, err.Error())
 	}
 	for n, times := range files {
-		if times != 1 || !there[n] {
+		if times != 1 || !there[n] && !s.trash {
 			wrong = append(wrong, fmt.Sprintf("message %d is in the files %d times; listed: %v", n, times, there[n]))
+		}
+	}
+	for n := range b.ids {
+		if s.trash && files[n] == 0 {
+			wrong = append(wrong, fmt.Sprintf("message %d is neither in the maildrop nor in its trash", n))
 		}
 	}
 	return wrong

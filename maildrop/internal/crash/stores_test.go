@@ -24,6 +24,9 @@ type store struct {
 	// to fail once more, which takes the longest.
 	variant bool
 
+	// trash says that a message which is no longer in the maildrop is in its trash.
+	trash bool
+
 	open func(root string) (maildrop.Store, error)
 
 	// make makes an empty maildrop.
@@ -46,6 +49,13 @@ var stores = []store{
 		name: "maildir with unique-ids of others", variant: true,
 		open: func(root string) (maildrop.Store, error) {
 			return maildir.New(root, maildir.Options{UIDs: madeUp})
+		},
+		make: makeMaildir, put: putMaildir, deliver: deliverMaildir, show: showMaildir,
+	},
+	{
+		name: "maildir with a trash", variant: true, trash: true,
+		open: func(root string) (maildrop.Store, error) {
+			return maildir.New(root, maildir.Options{Trash: true})
 		},
 		make: makeMaildir, put: putMaildir, deliver: deliverMaildir, show: showMaildir,
 	},
