@@ -262,3 +262,32 @@ func TestWalk(t *testing.T) {
 		t.Errorf("%v after %d", err, n)
 	}
 }
+
+// Root would leave files that the owner's server cannot open.
+func TestExpireIsNotForRoot(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root can make a maildrop of somebody else's")
+	}
+	root, dir := aged(t, map[string]int{"1.a": 100})
+	s := newStore(t, root, Options{Trash: true, Expire: Retention{Arrived: 30 * Day}})
+	if err := os.MkdirAll(filepath.Join(dir, trashDir, "2001-02-03"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, trashDir, "2001-02-03", "2.b"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m := trashOf(t, s)[0]
+	if err := os.Chown(dir, 65534, 65534); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Expire(t.Context(), "alice", Day, false, func(Expired) {}); !errors.Is(err, maildrop.ErrPermanent) {
+		t.Errorf("Expire: %v", err)
+	}
+	if err := s.Restore(t.Context(), alice, m); !errors.Is(err, maildrop.ErrPermanent) {
+		t.Errorf("Restore: %v", err)
+	}
+	if countFiles(t, dir) != 1 || trashed(t, dir) != 1 {
+		t.Error("messages were moved")
+	}
+}

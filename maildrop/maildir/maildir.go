@@ -130,7 +130,7 @@ type Options struct {
 	Expire Retention
 
 	// Trash moves what is deleted, and what expires, to the trash of the
-	// maildrop instead of removing it. It counts for a quota as before.
+	// maildrop instead of removing it. Quotas of file systems count it as before.
 	Trash bool
 
 	// Log is told of what is rebuilt, lost, and takes long; nobody when nil.

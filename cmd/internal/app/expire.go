@@ -72,15 +72,14 @@ func Expire(ctx context.Context, file string, dry bool, log io.Writer) (e Expiry
 func openOffline(cfg *config.Config, log *slog.Logger) (*maildir.Store, error) {
 	m := cfg.Maildrops
 	m.Create, m.ScanWait = false, expireScan
+	if m.Type == config.StoreMbox {
+		return nil, cfg.Problem("maildrops.type", fmt.Errorf("messages expire, and have a trash, in type: %s alone", config.StoreMaildir))
+	}
 	store, key, err := newStore(m, log)
 	if err != nil {
 		return nil, cfg.Problem(key, err)
 	}
-	s, ok := store.(*maildir.Store)
-	if !ok {
-		return nil, cfg.Problem("maildrops.type", fmt.Errorf("messages expire, and have a trash, in type: %s alone", config.StoreMaildir))
-	}
-	return s, nil
+	return store.(*maildir.Store), nil
 }
 
 // Restorer gives back deleted messages of one maildrop.

@@ -273,7 +273,7 @@ type Maildrops struct {
 	UIDL           string `mapstructure:"uidl"`            // the server that was here before, whose unique-ids are kept: auto, dovecot, courier or another scheme of package uidl; our own when empty
 	UIDLDuplicates string `mapstructure:"uidl_duplicates"` // of ids that it gave twice: suffix (id-2, id-3) or allow; suffix when empty
 
-	Deleted         string `mapstructure:"deleted"`          // what becomes of deleted messages: unlink; or trash, where kpopd restore finds them: kpopd-trash beneath the maildrop, which counts for a quota
+	Deleted         string `mapstructure:"deleted"`          // what becomes of deleted messages: unlink; or trash, where kpopd restore finds them: kpopd-trash beneath the maildrop, which quotas of file systems count
 	TrashDays       int    `mapstructure:"trash_days"`       // that the trash is kept; kpopd expire empties it
 	ExpireArrived   int    `mapstructure:"expire_arrived"`   // days after which messages expire: since they arrived, at the earliest when kpopd saw them first; zero means never
 	ExpireRetrieved int    `mapstructure:"expire_retrieved"` // days after which they expire: since a session that retrieved them ended with QUIT; zero means never
