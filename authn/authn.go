@@ -53,6 +53,11 @@
 // is asked for again, and [Login] whatever identity comes out. No lock, path or
 // query meets another spelling.
 //
+// A name may ask for a view beside the user ("alice+Sent"). [TakeView] takes it off
+// what the client sent, before the name is prepared, so that nobody but the store
+// learns of it. Nobody else's names ask for one: a name of a verifier, a map or a
+// principal that reads like it is none that can be prepared.
+//
 // A [Throttle] is asked by the chain, before a verifier sees a password or hands out
 // a secret: with a name in that form, once for each attempt.
 //
@@ -160,6 +165,7 @@ type Identity struct {
 	Groups     []string          // that the user is in, as the verifier calls them; nil when it does not know
 	Mechanisms []string          // that the user may log in with; all when empty
 	For        string            // another user whom the client asks to act for, in canonical form; "" once a [Login] has decided
+	View       View              // of the maildrop, that the client asked for; set by [Login]
 	Attrs      map[string]string // what else the verifier knows of the user; keys in [AttrMaildrop] and its neighbours
 	Expires    time.Time         // when the proof runs out; zero for passwords
 	Note       string            // for whoever reads the log: "password expires in 48h0m0s"; mostly ""

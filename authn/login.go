@@ -30,6 +30,7 @@ type Login struct {
 	ruling ruling // of the policy's rules on facts
 	reason error  // why the policy refuses, as far as it has been asked; nil when it does not
 	act    *Rule  // that decided whether the client may act for another
+	view   View   // that the client asks for, as far as it has said
 }
 
 // newLogin also returns the mechanism, nil when the policy has none of that
@@ -161,6 +162,8 @@ func (c *loginContext) Value(key any) any {
 		return c.l.policy
 	case transportKey:
 		return c.l.t
+	case loginKey:
+		return c.l
 	case throttleKey:
 		if c.throttled {
 			return c.l
@@ -196,7 +199,7 @@ func (l *Login) succeed(ctx context.Context) error {
 			return err
 		}
 	}
-	id.Mechanism = l.mech
+	id.Mechanism, id.View = l.mech, l.view
 	l.id = id
 	return nil
 }
@@ -276,7 +279,7 @@ func (l *Login) end(ctx context.Context, err error) {
 	a := &Attempt{
 		Transport: l.t, Policy: l.policy.Name, Mechanism: l.mech, Principal: l.t.Peer,
 		Identity: l.id, Layer: l.Layer() != nil, Duration: time.Since(l.start), Err: err,
-		Rule: l.decided(), Act: l.act, For: l.facts.As, Shadow: l.difference(),
+		Rule: l.decided(), Act: l.act, For: l.facts.As, View: l.view, Shadow: l.difference(),
 	}
 	if err == nil {
 		a.Sunset = ahead(l.policy.Rules, &l.facts)

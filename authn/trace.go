@@ -22,6 +22,7 @@ type Attempt struct {
 	Principal *Principal // proven by a ticket, also when the login was refused
 	Identity  *Identity  // nil when refused
 	For       string     // whom the client asked to act for and is not himself; also when refused
+	View      View       // of the maildrop, that the client asked for; also when refused
 	Layer     bool       // a SASL security layer follows
 	Rule      *Rule      // of the policy, that decided, as far as the attempt went; nil when none did
 	Act       *Rule      // of the policy, that said whether the client may act for For; nil when none did

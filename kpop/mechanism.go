@@ -37,7 +37,7 @@ func (e *exchange) Next(ctx context.Context, response []byte) ([]byte, bool, err
 		return nil, false, malformed(errors.New("USER gave no name in UTF-8"))
 	}
 	e.login = string(response)
-	id, err := e.chain.MapPrincipal(ctx, e.peer, e.login)
+	id, err := e.chain.MapPrincipal(ctx, e.peer, authn.TakeView(ctx, e.login))
 	if err != nil {
 		return nil, false, err
 	}

@@ -9,6 +9,11 @@
 //
 // The engine owns protocol meaning, the store owns octets. A store lists,
 // opens and commits; package droptest says as tests what it must keep to.
+//
+// What a [Ref] narrows is left to [Narrow], by which a store ends its Open: the
+// rules of POP3 hold within what is seen, with numbers, totals and deletions of
+// its own; unique-ids and the lock are those of the whole maildrop, since it is
+// the same messages.
 package maildrop
 
 import (
@@ -26,6 +31,7 @@ var (
 	ErrTemporary = errors.New("maildrop: temporarily unusable") // full disk, lost mount
 	ErrPermanent = errors.New("maildrop: unusable")             // wrong owner, corrupt, unsafe path: staff must act
 	ErrGone      = errors.New("maildrop: message gone")         // removed by another program during the session
+	ErrNoFolder  = errors.New("maildrop: no such folder")       // the maildrop is there, and has none of the name
 )
 
 // InUseError is ErrInUse and what is known of the session that holds the lock.
@@ -43,17 +49,26 @@ func (e *InUseError) Error() string {
 // Unwrap returns ErrInUse.
 func (e *InUseError) Unwrap() error { return ErrInUse }
 
-// Ref names a maildrop.
+// Ref names a maildrop, and what of it is to be seen.
 type Ref struct {
 	User string // canonical login name
 	Path string // location relative to the store's root; "" means that the store derives it from User
+
+	// Folder is one of the user's instead of the inbox, "" for that. It is a
+	// maildrop of its own, with its own lock and unique-ids. It may be any
+	// text, see [FolderParts].
+	Folder string
+
+	// Since and To narrow the listing, see [Narrow].
+	Since time.Time // messages that arrived then or later; all when zero
+	To    []string  // messages for one of these envelope recipients, "alice@example.org", in any case; all when empty
 }
 
 // Store opens maildrops. Implementations are safe for concurrent use.
 type Store interface {
 	// Open locks and lists the maildrop. The lock is held until Close or
-	// Commit. ctx bounds the opening, not the session. Errors: ErrInUse,
-	// ErrPermanent, ErrTemporary.
+	// Commit. ctx bounds the opening, not the session. It makes no folder.
+	// Errors: ErrInUse, ErrPermanent, ErrTemporary, ErrNoFolder.
 	Open(ctx context.Context, r Ref) (Drop, error)
 }
 

@@ -20,6 +20,7 @@ const (
 	password                  // the rest of the line is one argument, and the name given to USER is used up
 	keepUser                  // may stand between USER and PASS
 	reads                     // reads on, so that it wipes its arguments itself: they are not there any more when it returns
+	sdps                      // unknown unless Server.Envelopes
 )
 
 // args are the arguments of a command, valid until it returns.
@@ -56,6 +57,7 @@ var commands = [...]command{
 	{"STLS", authorization, 0, 0, 0, (*session).stls},                         // RFC 2595 section 4
 	{"UTF8", authorization | transaction, 0, 0, 0, (*session).utf8},           // RFC 6856 section 2
 	{"LANG", authorization | transaction, 0, 1, 0, (*session).lang},           // RFC 6856 section 3
+	{"*ENV", transaction, 1, 1, sdps, (*session).envelope},                    // of no RFC
 }
 
 // lookup finds a command by name in any case; ASCII only, as RFC 1939 section

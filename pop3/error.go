@@ -77,6 +77,10 @@ func reply(err error) string {
 		return "[IN-USE] " + replyInUse(used)
 	case errors.Is(err, maildrop.ErrInUse):
 		return "[IN-USE] Maildrop is in use by another session"
+	case errors.Is(err, maildrop.ErrNoFolder):
+		// not [AUTH], "a problem with the user's credentials" (RFC 3206 section
+		// 4): a client would ask the user for another password
+		return "[SYS/PERM] No such folder"
 	case errors.Is(err, maildrop.ErrPermanent):
 		return "[SYS/PERM] Maildrop cannot be used, ask the postmaster"
 	case errors.Is(err, maildrop.ErrGone):

@@ -28,6 +28,9 @@ func (s *session) attrs(more ...any) []any {
 	}
 	if s.identity != nil {
 		a = append(a, slog.String("user", printable(s.identity.User, maxLoggedName)), slog.String("mechanism", s.identity.Mechanism))
+		if v := s.identity.View.String(); v != "" {
+			a = append(a, slog.String("view", printable(v, maxLoggedName)))
+		}
 	}
 	return append(a, more...)
 }
@@ -75,7 +78,7 @@ func (s *session) logLogin(ctx context.Context, mech, name string, err error) {
 // logNotOpened writes of a login that was good and a maildrop that was not.
 func (s *session) logNotOpened(ctx context.Context, user string, err error) {
 	level := slog.LevelError
-	if errors.Is(err, maildrop.ErrInUse) {
+	if errors.Is(err, maildrop.ErrInUse) || errors.Is(err, maildrop.ErrNoFolder) {
 		level = slog.LevelInfo
 	}
 	s.log.Log(ctx, level, "maildrop not opened", s.attrs(slog.String("user", printable(user, maxLoggedName)), errAttr(err))...)

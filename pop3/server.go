@@ -69,6 +69,10 @@ type Server struct {
 	// LenientUTF8 answers UTF8 after login with +OK, as Outlook expects,
 	// where RFC 6856 section 2.1 wants -ERR.
 	LenientUTF8 bool
+
+	// Envelopes answers *ENV, by which fetchmail's protocol sdps asks for the
+	// envelope of a message. CAPA does not tell of it: no client looks there.
+	Envelopes bool
 }
 
 func (s *Server) loginTimeout() time.Duration { return cmp.Or(s.LoginTimeout, time.Minute) }

@@ -209,6 +209,9 @@ func (s *session) next(ctx context.Context) error {
 func (s *session) dispatch(ctx context.Context, line []byte) error {
 	name, text, spaced := bytes.Cut(line, []byte{' '})
 	cmd := lookup(name)
+	if cmd != nil && cmd.flags&sdps != 0 && !s.srv.Envelopes {
+		cmd = nil
+	}
 	if cmd == nil || cmd.flags&(keepUser|password) == 0 {
 		s.username = ""
 	}

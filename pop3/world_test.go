@@ -104,6 +104,10 @@ func (w *world) option(text string) error {
 		n, err := strconv.Atoi(arg)
 		w.server.MaxFailures = n
 		return err
+	case "envelopes":
+		w.server.Envelopes = true
+	case "folders":
+		w.policy.Names = &authn.Names{Views: authn.Views{Folders: "+"}}
 	case "lenient-utf8":
 		w.server.LenientUTF8 = true
 	default:
@@ -146,7 +150,7 @@ func (w *world) Open(ctx context.Context, id *authn.Identity) (maildrop.Drop, er
 	if w.open != nil {
 		return w.open(ctx, id)
 	}
-	d, err := w.store.Open(ctx, maildrop.Ref{User: id.User})
+	d, err := w.store.Open(ctx, maildrop.Ref{User: id.User, Folder: id.View.Folder})
 	if err != nil {
 		return nil, err
 	}

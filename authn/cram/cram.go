@@ -74,7 +74,7 @@ func (e *exchange) Next(ctx context.Context, response []byte) ([]byte, bool, err
 		return nil, false, fail(authn.Malformed, err)
 	}
 	e.login = login
-	user, err := authn.CanonicalLogin(ctx, login)
+	user, err := authn.CanonicalLogin(ctx, authn.TakeView(ctx, login))
 	if err != nil {
 		return nil, false, fail(authn.UnknownUser, err)
 	}

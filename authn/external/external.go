@@ -121,9 +121,9 @@ func (e *exchange) Next(ctx context.Context, response []byte) ([]byte, bool, err
 	if err != nil {
 		return nil, false, err
 	}
-	if e.authzid != "" && !authn.SameLogin(ctx, e.authzid, id.User) {
+	if authzid := authn.TakeView(ctx, e.authzid); authzid != "" && !authn.SameLogin(ctx, authzid, id.User) {
 		// the policy says whether he may
-		if id.For, err = authn.CanonicalLogin(ctx, e.authzid); err != nil {
+		if id.For, err = authn.CanonicalLogin(ctx, authzid); err != nil {
 			return nil, false, &authn.Error{Kind: authn.Denied, Step: Name, Err: errors.New("acts for no login name")}
 		}
 	}

@@ -224,7 +224,7 @@ func (e *exchange) negotiate(ctx context.Context, response []byte) ([]byte, bool
 	if !done {
 		return challenge, false, nil
 	}
-	if e.id, err = e.m.Chain.MapPrincipal(ctx, e.peer, e.offer.authzid); err != nil {
+	if e.id, err = e.m.Chain.MapPrincipal(ctx, e.peer, authn.TakeView(ctx, e.offer.authzid)); err != nil {
 		return nil, false, err
 	}
 	return nil, true, nil

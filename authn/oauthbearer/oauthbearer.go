@@ -138,7 +138,7 @@ func (e *exchange) verify(ctx context.Context, m message) (*authn.Identity, erro
 	login := ""
 	if m.login != "" {
 		var err error
-		if login, err = authn.CanonicalLogin(ctx, m.login); err != nil {
+		if login, err = authn.CanonicalLogin(ctx, authn.TakeView(ctx, m.login)); err != nil {
 			return nil, e.fail(authn.UnknownUser, err)
 		}
 	}

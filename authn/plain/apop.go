@@ -71,7 +71,7 @@ func (e *apopExchange) Next(ctx context.Context, response []byte) ([]byte, bool,
 	}
 	e.upper = bytes.ContainsAny(response[i+1:], "ABCDEF")
 	e.login = string(response[:i])
-	user, err := authn.CanonicalLogin(ctx, e.login)
+	user, err := authn.CanonicalLogin(ctx, authn.TakeView(ctx, e.login))
 	if err != nil {
 		return nil, false, &authn.Error{Kind: authn.UnknownUser, Step: apopName, Err: err}
 	}

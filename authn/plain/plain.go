@@ -97,7 +97,7 @@ func (a *attempt) verify(ctx context.Context, authzid, login string, password []
 		// succeeds (RFC 4513 section 5.1.2).
 		return a.fail(authn.Rejected, "empty name or password")
 	}
-	user, err := authn.CanonicalLogin(ctx, login)
+	user, err := authn.CanonicalLogin(ctx, authn.TakeView(ctx, login))
 	if err != nil {
 		return a.fail(authn.UnknownUser, err.Error())
 	}
@@ -114,7 +114,7 @@ func (a *attempt) verify(ctx context.Context, authzid, login string, password []
 
 func (a *attempt) authorize(ctx context.Context, authzid, user string, id *authn.Identity) error {
 	if authzid != "" {
-		z, err := authn.CanonicalLogin(ctx, authzid)
+		z, err := authn.CanonicalLogin(ctx, authn.TakeView(ctx, authzid))
 		if err != nil {
 			return a.fail(authn.Denied, "acts for no login name")
 		}

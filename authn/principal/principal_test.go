@@ -405,3 +405,21 @@ func BenchmarkMapPrincipal(b *testing.B) {
 		}
 	}
 }
+
+// A principal whose name reads like a user and a folder is not that user.
+func TestPrincipalsAskForNoView(t *testing.T) {
+	t.Parallel()
+	m := newMapper(t, Options{LocalRealms: []string{"A.TEST"}})
+	names := &authn.Names{Views: authn.Views{Folders: "+", Recent: true, Hosts: []authn.Host{{User: "physics"}}}}
+	ctx := authn.WithPolicy(t.Context(), &authn.Policy{Names: names})
+	for _, name := range []string{"alice+Sent", "alice+physics"} {
+		for _, authzid := range []string{"", "alice", "physics"} {
+			if id, err := m.MapPrincipal(ctx, of("A.TEST", name), authzid); err == nil {
+				t.Errorf("%s as %q is %s", name, authzid, id.User)
+			}
+		}
+	}
+	if id, err := m.MapPrincipal(ctx, of("A.TEST", "alice"), "alice"); err != nil || id.User != "alice" {
+		t.Errorf("alice is %+v, %v", id, err)
+	}
+}

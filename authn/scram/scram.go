@@ -248,7 +248,7 @@ func (e *exchange) bindings() error {
 // lookup finds the user's keys. Of a refusal nothing shows until the end: the
 // keys of nobody go the same way.
 func (e *exchange) lookup(ctx context.Context) error {
-	user, err := authn.CanonicalLogin(ctx, e.first.user)
+	user, err := authn.CanonicalLogin(ctx, authn.TakeView(ctx, e.first.user))
 	if err != nil {
 		e.keys, e.refusal = e.m.nobody(e.first.user), e.m.fail(authn.UnknownUser, err)
 		return nil
@@ -322,7 +322,7 @@ func (e *exchange) authorize(ctx context.Context) error {
 	if e.first.authzid == "" {
 		return nil
 	}
-	z, err := authn.CanonicalLogin(ctx, e.first.authzid)
+	z, err := authn.CanonicalLogin(ctx, authn.TakeView(ctx, e.first.authzid))
 	if err != nil {
 		return e.m.fail(authn.Denied, errors.New("acts for no login name"))
 	}

@@ -78,6 +78,10 @@ func RunStore(t *testing.T, newHarness New) {
 		{"Rule175", Rule175},
 		{"Cancelled", Cancelled},
 		{"Model", Model},
+		{"Narrowed", Narrowed},
+		{"Recent", Recent},
+		{"WhatStaysIsNumbered", WhatStaysIsNumbered},
+		{"NoSuchFolder", NoSuchFolder},
 	} {
 		t.Run(tt.name, func(t *testing.T) { tt.run(t, newHarness) })
 	}

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"time"
 
 	"github.com/kpopd/kpopd/maildrop"
 )
@@ -106,6 +107,8 @@ func (l *listing) ownUID(i int) string {
 // path is where message i was seen last, in the maildrop.
 func (l *listing) path(i int) string { return dirNames[l.records[i].dir()] + "/" + l.name(i) }
 
+var _ maildrop.Dated = (*listing)(nil)
+
 // Len implements [maildrop.Listing].
 func (l *listing) Len() int { return l.count }
 
@@ -113,6 +116,20 @@ func (l *listing) Len() int { return l.count }
 func (l *listing) At(i int) maildrop.Message {
 	r := &l.records[i]
 	return maildrop.Message{UID: l.uid(i), Size: r.size, WireForm: r.is(wireForm)}
+}
+
+// Arrived implements [maildrop.Dated]: it is the second that the name begins with.
+// A name without one tells nothing; then it is the time that the file was written,
+// and where it was never looked at the time that it was seen first.
+func (l *listing) Arrived(i int) time.Time {
+	const latest = 1 << 40 // seconds; more are no date
+	if t := timeOf(l.base(i)); t > 0 && t < latest {
+		return time.Unix(int64(t), 0)
+	}
+	if r := &l.records[i]; r.stored >= 0 {
+		return time.Unix(0, r.modified)
+	}
+	return time.Unix(int64(l.records[i].seen), 0)
 }
 
 // links says that there are messages of two names.

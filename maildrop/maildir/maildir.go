@@ -1,6 +1,7 @@
 // Package maildir serves Maildir and Maildir++ directories: a maildrop is the
-// folders new and cur of one directory. Maildir++ subfolders (".Sent"),
-// maildirsize, and the files of other servers beside them are left alone.
+// folders new and cur of one directory. A Maildir++ subfolder (".Sent") is a
+// maildrop of its own, opened when it is asked for. Maildirsize, and the files of
+// other servers, are left alone.
 //
 // It runs on Linux 5.6 or later, for openat2.
 //
@@ -207,10 +208,14 @@ func New(root string, o Options) (*Store, error) {
 // Open implements [maildrop.Store].
 func (s *Store) Open(ctx context.Context, r maildrop.Ref) (maildrop.Drop, error) {
 	d, err := s.open(ctx, r)
+	var seen maildrop.Drop
+	if err == nil {
+		seen, err = maildrop.Narrow(ctx, d, r)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("maildrop of %q: %w", r.User, err)
 	}
-	return d, nil
+	return seen, nil
 }
 
 func (s *Store) open(ctx context.Context, r maildrop.Ref) (*drop, error) {
@@ -220,6 +225,9 @@ func (s *Store) open(ctx context.Context, r maildrop.Ref) (*drop, error) {
 	path, err := s.layout.Locate(r)
 	if err != nil {
 		return nil, err
+	}
+	if r.Folder != "" {
+		return s.openFolder(ctx, path, r.Folder)
 	}
 	d, err := s.openAt(ctx, path)
 	if s.options.Create && errors.Is(err, unix.ENOENT) {

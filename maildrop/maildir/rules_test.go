@@ -44,6 +44,11 @@ func TestCancelledContext(t *testing.T)                         { droptest.Cance
 func TestModel(t *testing.T)                                    { droptest.Model(t, harness) }
 func TestCrowd(t *testing.T)                                    { droptest.Crowd(t, harness) }
 
+func TestNarrowed(t *testing.T)            { droptest.Narrowed(t, harness) }
+func TestRecent(t *testing.T)              { droptest.Recent(t, harness) }
+func TestWhatStaysIsNumbered(t *testing.T) { droptest.WhatStaysIsNumbered(t, harness) }
+func TestNoSuchFolder(t *testing.T)        { droptest.NoSuchFolder(t, harness) }
+
 func TestRule070SizesAreOf64Bits(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()

@@ -176,15 +176,22 @@ func inodeOf(fd int) (inode, error) {
 // the first delivery makes it.
 func (s *Store) Open(ctx context.Context, r maildrop.Ref) (maildrop.Drop, error) {
 	d, err := s.open(ctx, r)
+	var seen maildrop.Drop
+	if err == nil {
+		seen, err = maildrop.Narrow(ctx, d, r)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("maildrop of %q: %w", r.User, err)
 	}
-	return d, nil
+	return seen, nil
 }
 
 func (s *Store) open(ctx context.Context, r maildrop.Ref) (*drop, error) {
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
+	}
+	if parts, ok := maildrop.FolderParts(r.Folder); !ok || len(parts) > 0 {
+		return nil, maildrop.ErrNoFolder // a spool file has none
 	}
 	path, err := s.layout.Locate(r)
 	if err != nil {

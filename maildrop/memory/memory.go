@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/kpopd/kpopd/maildrop"
 )
@@ -32,7 +33,8 @@ type box struct {
 
 type message struct {
 	maildrop.Message
-	text string
+	text    string
+	arrived time.Time
 }
 
 // box needs s.mu.
@@ -59,7 +61,7 @@ func (s *Store) Deliver(user, text string) (uid string) {
 	s.last++
 	uid = strconv.FormatUint(s.last, 10)
 	b := s.box(user)
-	b.messages = append(b.messages, message{maildrop.Message{UID: uid, Size: m.Size(), WireForm: m.WireForm()}, text})
+	b.messages = append(b.messages, message{maildrop.Message{UID: uid, Size: m.Size(), WireForm: m.WireForm()}, text, time.Now()})
 	return uid
 }
 
@@ -72,7 +74,7 @@ func (s *Store) Remove(user, uid string) bool {
 }
 
 // Open implements [maildrop.Store]. A maildrop is named by r.Path, or by
-// r.User when that is empty.
+// r.User when that is empty. It has no folders.
 func (s *Store) Open(ctx context.Context, r maildrop.Ref) (maildrop.Drop, error) {
 	if err := context.Cause(ctx); err != nil {
 		return nil, fmt.Errorf("open maildrop of %q: %w", r.User, err)
@@ -81,19 +83,41 @@ func (s *Store) Open(ctx context.Context, r maildrop.Ref) (maildrop.Drop, error)
 	if name == "" {
 		name = r.User
 	}
+	d, err := s.open(name, r)
+	if err != nil {
+		return nil, fmt.Errorf("open maildrop of %q: %w", r.User, err)
+	}
+	return maildrop.Narrow(ctx, d, r)
+}
+
+func (s *Store) open(name string, r maildrop.Ref) (*drop, error) {
+	if parts, ok := maildrop.FolderParts(r.Folder); !ok || len(parts) > 0 {
+		return nil, maildrop.ErrNoFolder
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := s.box(name)
 	if b.locked {
-		return nil, fmt.Errorf("open maildrop of %q: %w", r.User, maildrop.ErrInUse)
+		return nil, maildrop.ErrInUse
 	}
 	b.locked = true
-	d := &drop{store: s, box: b, messages: make(maildrop.Messages, len(b.messages))}
+	d := &drop{store: s, box: b, listing: listing{make(maildrop.Messages, len(b.messages)), make([]time.Time, len(b.messages))}}
 	for i, m := range b.messages {
-		d.messages[i] = m.Message
+		d.Messages[i], d.arrived[i] = m.Message, m.arrived
 	}
 	return d, nil
 }
+
+// listing is what a session shows.
+type listing struct {
+	maildrop.Messages
+	arrived []time.Time
+}
+
+var _ maildrop.Dated = listing{}
+
+// Arrived implements [maildrop.Dated].
+func (l listing) Arrived(i int) time.Time { return l.arrived[i] }
 
 func (b *box) find(uid string) int {
 	return slices.IndexFunc(b.messages, func(m message) bool { return m.UID == uid })
@@ -109,20 +133,18 @@ func (b *box) remove(uid string) bool {
 }
 
 type drop struct {
-	store    *Store
-	box      *box
-	messages maildrop.Messages
-	closed   bool
+	store *Store
+	box   *box
+	listing
+	closed bool
 }
 
-func (d *drop) Totals() (int, int64) { return d.messages.Totals() }
-
-func (d *drop) Listing(context.Context) (maildrop.Listing, error) { return d.messages, nil }
+func (d *drop) Listing(context.Context) (maildrop.Listing, error) { return d.listing, nil }
 
 func (d *drop) Content(_ context.Context, i int) (io.ReadCloser, error) {
 	d.store.mu.Lock()
 	defer d.store.mu.Unlock()
-	j := d.box.find(d.messages[i].UID)
+	j := d.box.find(d.Messages[i].UID)
 	if j < 0 {
 		return nil, maildrop.ErrGone
 	}
@@ -136,7 +158,7 @@ func (d *drop) Commit(_ context.Context, del []int) error {
 		return errors.New("commit of a closed maildrop")
 	}
 	for _, i := range del {
-		d.box.remove(d.messages[i].UID)
+		d.box.remove(d.Messages[i].UID)
 	}
 	d.unlock()
 	return nil

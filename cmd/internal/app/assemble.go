@@ -293,8 +293,8 @@ func (a *assembly) buildDoors() error {
 func (a *assembly) server(d *door) *pop3.Server {
 	l := a.cfg.Limits
 	s := &pop3.Server{
-		Backend:  &backend{Policy: d.policy, store: a.parts.store, holders: a.parts.holders, takeover: a.cfg.Maildrops.Takeover, log: a.log},
-		Hostname: a.hostname(), Log: a.log, LoginsTraced: true, LenientUTF8: a.cfg.POP3.LenientUTF8,
+		Backend:  &backend{Policy: d.policy, store: a.parts.store, holders: a.parts.holders, takeover: a.cfg.Maildrops.Takeover, views: a.cfg.Views, log: a.log},
+		Hostname: a.hostname(), Log: a.log, LoginsTraced: true, LenientUTF8: a.cfg.POP3.LenientUTF8, Envelopes: a.cfg.Views.Envelopes,
 		LoginTimeout: l.LoginTimeout, IdleTimeout: l.IdleTimeout, WriteTimeout: l.WriteTimeout,
 		DrainTimeout: l.DrainTimeout, MaxFailures: l.Failures, MaxAttempts: l.Attempts, LoginDelay: a.loginDelay(),
 		Expire: a.cfg.Maildrops.Expire(),

@@ -54,6 +54,9 @@ func attemptLog(log *slog.Logger, panics *atomic.Int64) *authn.Trace {
 				slog.String("login", bounded(a.Login, maxName)),
 			)
 			attrs = appendIdentity(attrs, a.Identity)
+			if v := a.View.String(); v != "" {
+				attrs = append(attrs, slog.String("view", bounded(v, maxName)))
+			}
 			attrs = appendTicket(attrs, a.Principal)
 			attrs = appendTLS(attrs, a.Transport.TLS)
 			attrs = append(attrs, certificateAttrs(a.Transport.Client)...)

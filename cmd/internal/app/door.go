@@ -8,10 +8,12 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/kpopd/kpopd/authn"
 	"github.com/kpopd/kpopd/authn/external"
 	"github.com/kpopd/kpopd/cmd/internal/certs"
+	"github.com/kpopd/kpopd/cmd/internal/config"
 	"github.com/kpopd/kpopd/cmd/internal/listen"
 	"github.com/kpopd/kpopd/kpop"
 	"github.com/kpopd/kpopd/maildrop"
@@ -115,6 +117,7 @@ type backend struct {
 	store    maildrop.Store
 	holders  *holders
 	takeover string // config.Maildrops.Takeover
+	views    config.Views
 	log      *slog.Logger
 }
 
@@ -123,7 +126,7 @@ var _ pop3.Backend = (*backend)(nil)
 // Open opens the maildrop of a user who has logged in, and tells the gate.
 func (b *backend) Open(ctx context.Context, id *authn.Identity) (maildrop.Drop, error) {
 	me := newHolder(ctx, id)
-	drop, err := b.open(ctx, maildrop.Ref{User: id.User, Path: id.Attrs[authn.AttrMaildrop]}, me)
+	drop, err := b.open(ctx, b.ref(id, me.since), me)
 	if err != nil {
 		return nil, fmt.Errorf("open maildrop of %s: %w", id.User, err)
 	}
@@ -131,6 +134,18 @@ func (b *backend) Open(ctx context.Context, id *authn.Identity) (maildrop.Drop, 
 		me.conn.LoggedIn()
 	}
 	return drop, nil
+}
+
+// ref is the maildrop of a user, as he wants to see it.
+func (b *backend) ref(id *authn.Identity, now time.Time) maildrop.Ref {
+	r := maildrop.Ref{User: id.User, Path: id.Attrs[authn.AttrMaildrop], Folder: id.View.Folder}
+	if id.View.Recent {
+		r.Since = now.Add(-b.views.Recent)
+	}
+	if id.View.Recipient != "" {
+		r.To = b.views.Addresses(id.User, id.View.Recipient)
+	}
+	return r
 }
 
 // newSession is a name for a session that no other has.

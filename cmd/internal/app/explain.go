@@ -94,6 +94,7 @@ func (r *Report) Explain(w io.Writer) {
 		}
 		fmt.Fprintf(w, "maildrops: spool files below %s, locked by %s; state in %s\n", m.Root, strings.Join(locks, ", then "), m.State)
 	}
+	explainViews(w, r.assembly.cfg.Views)
 	explainThrottle(w, r.assembly.cfg.Throttle)
 	switch l := r.assembly.cfg.Limits; {
 	case l.LoginDelayMax > 0:
@@ -122,6 +123,22 @@ func explainRetention(w io.Writer, m config.Maildrops) {
 	}
 	if m.Deleted == config.DeletedTrash {
 		fmt.Fprintf(w, "deleted: kept in the trash for %d days, which kpopd expire enforces\n", m.TrashDays)
+	}
+}
+
+// explainViews writes what a login can ask for.
+func explainViews(w io.Writer, v config.Views) {
+	if v.Folders != "" {
+		fmt.Fprintf(w, "views: USER%sFOLDER opens a folder\n", v.Folders)
+	}
+	if v.Recent > 0 {
+		fmt.Fprintf(w, "views: recent:USER sees what arrived in the last %v\n", v.Recent)
+	}
+	for _, h := range v.Hosts {
+		fmt.Fprintf(w, "views: NAME+%s sees of the maildrop of %s what is for NAME at %s\n", h.User, h.User, strings.Join(h.Domains, ", "))
+	}
+	if v.Envelopes {
+		fmt.Fprintln(w, "views: *ENV tells sender and recipient of a message")
 	}
 }
 

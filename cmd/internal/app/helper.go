@@ -116,7 +116,7 @@ func assembleHelper(cfg *config.Config, old *parts, log *slog.Logger, trace *aut
 
 // judgeOf is what an assembly judges.
 func judgeOf(a *assembly) *remote.Judge {
-	j := &remote.Judge{Chain: a.chains[a.cfg.Auth.Chain], Names: a.cfg.Names.Rules()}
+	j := &remote.Judge{Chain: a.chains[a.cfg.Auth.Chain], Names: a.cfg.LoginNames()}
 	if a.acceptor != nil {
 		j.Tickets = a.acceptor
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -21,7 +22,7 @@ const takeoverWait = 10 * time.Second
 // the store's; this is to say who has it, and to make him let go.
 type holders struct {
 	mu sync.Mutex // guards what follows
-	by map[maildrop.Ref]*holder
+	by map[place]*holder
 }
 
 // holder is a session that has a maildrop.
@@ -35,12 +36,18 @@ type holder struct {
 	gone    chan struct{} // closed when the maildrop is free
 }
 
-// where is the maildrop that r names: one with a path is the same whoever asks.
-func where(r maildrop.Ref) maildrop.Ref {
-	if r.Path != "" {
-		r.User = ""
+// place is what a lock is on.
+type place struct{ user, path, folder string }
+
+// where is the maildrop that r names: one with a path is the same whoever asks, and
+// it is the same however little of it is seen.
+func where(r maildrop.Ref) place {
+	parts, _ := maildrop.FolderParts(r.Folder)
+	p := place{r.User, r.Path, strings.Join(parts, "/")}
+	if p.path != "" {
+		p.user = ""
 	}
-	return r
+	return p
 }
 
 func (h *holders) of(r maildrop.Ref) *holder {
@@ -54,7 +61,7 @@ func (h *holders) hold(r maildrop.Ref, x *holder, d maildrop.Drop) maildrop.Drop
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.by == nil {
-		h.by = map[maildrop.Ref]*holder{}
+		h.by = map[place]*holder{}
 	}
 	x.gone = make(chan struct{})
 	h.by[where(r)] = x

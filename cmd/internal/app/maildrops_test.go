@@ -94,6 +94,7 @@ func TestDamagedIndex(t *testing.T) {
 	if uids, tries := listAgain(t, s); len(uids) != 1 || tries != 1 {
 		t.Errorf("%d messages in %d tries", len(uids), tries)
 	}
+	s.Shutdown(nil) // and with it the log
 	if got := log.String(); strings.Count(got, "index rebuilt") != 1 || !strings.Contains(got, "maildrop=alice") {
 		t.Errorf("the log says %s", got)
 	}

@@ -22,7 +22,7 @@ func (a *assembly) buildPolicies() error {
 	var errs []error
 	for i, x := range a.cfg.Policies {
 		p := &authn.Policy{
-			Name: x.Name, BeforeTLS: a.beforeTLS(x), Trusted: x.Trusted, Names: a.cfg.Names.Rules(), Trace: a.trace,
+			Name: x.Name, BeforeTLS: a.beforeTLS(x), Trusted: x.Trusted, Names: a.cfg.LoginNames(), Trace: a.trace,
 			Rules: a.cfg.Rules(i), Act: a.cfg.Act(i), Users: a.chains[x.Chain],
 		}
 		if !a.cfg.Throttle.Off {

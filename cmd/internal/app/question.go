@@ -54,6 +54,9 @@ func (r *Report) Answer(ctx context.Context, w io.Writer, q Question) error {
 	for _, line := range capa {
 		fmt.Fprintf(w, "  %s\n", line)
 	}
+	if v := e.view.String(); v != "" {
+		fmt.Fprintf(w, "\nview %s\n", v)
+	}
 	before, after := e.policy.Judge(e.before), e.policy.Judge(e.login)
 	for i := range before {
 		if name := before[i].Mechanism.Name(); q.Mechanism == "" || q.Mechanism == name {
@@ -72,6 +75,7 @@ type explainer struct {
 	policy        *authn.Policy
 	tls           string
 	before, login authn.Facts
+	view          authn.View // that the login asks for
 }
 
 func (a *assembly) explainer(q Question) (*explainer, error) {
@@ -145,10 +149,11 @@ func (e *explainer) certificate() error {
 func (e *explainer) proof(t *authn.Transport) error {
 	f, q := &e.login, e.q
 	if q.User != "" {
-		user, err := e.policy.Names.Prepare(q.User)
+		user, view, err := e.policy.Names.Split(q.User)
 		if err != nil {
 			return fmt.Errorf("user %q: %w", q.User, err)
 		}
+		e.view = view
 		f.User, f.Open = user, f.Open&^authn.UserFact
 	}
 	if len(q.Groups) > 0 {
@@ -179,10 +184,11 @@ func (e *explainer) proof(t *authn.Transport) error {
 		return fmt.Errorf("channel binding %q is not known; write used or none", q.Binding)
 	}
 	if q.As != "" {
-		as, err := e.policy.Names.Prepare(q.As)
+		as, view, err := e.policy.Names.Split(q.As)
 		if err != nil {
 			return fmt.Errorf("as %q: %w", q.As, err)
 		}
+		e.view = view
 		f.As = as
 	}
 	return nil

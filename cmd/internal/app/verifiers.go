@@ -68,7 +68,7 @@ func (a *assembly) buildChains(old *parts) error {
 
 // checkNames refuses users of a verifier's files whom nobody could log in as.
 func (a *assembly) checkNames(v authn.Verifier) error {
-	names := a.cfg.Names.Rules()
+	names := a.cfg.LoginNames()
 	f, ok := v.(interface{ Logins() []string })
 	if !ok || names == nil {
 		return nil

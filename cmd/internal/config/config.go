@@ -32,6 +32,7 @@ type Config struct {
 	Chains       []Chain       `mapstructure:"chains"`
 	Verifiers    []Verifier    `mapstructure:"verifiers"`
 	Names        Names         `mapstructure:"names"`
+	Views        Views         `mapstructure:"views"`
 	Kerberos     Kerberos      `mapstructure:"kerberos"`
 	KPOP         KPOP          `mapstructure:"kpop"`
 	GSSAPI       GSSAPI        `mapstructure:"gssapi"`

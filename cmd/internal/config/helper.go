@@ -75,6 +75,7 @@ func (p *problems) helper() {
 	for key, there := range map[string]bool{
 		"listeners": len(c.Listeners) > 0, "certificates": len(c.Certificates) > 0, "policies": len(c.Policies) > 0,
 		"maildrops": !reflect.DeepEqual(c.Maildrops, Default().Maildrops), "throttle": !reflect.DeepEqual(c.Throttle, Default().Throttle),
+		"views": !reflect.DeepEqual(c.Views, Views{}),
 	} {
 		if there {
 			p.add(key, "belongs into the file of kpopd serve; a file with auth is for kpopd auth")

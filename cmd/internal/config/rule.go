@@ -345,7 +345,7 @@ func (p *problems) sunset(at string, r Rule) {
 
 // login wants a name as it is once a client has logged in.
 func (p *problems) login(key, user string) {
-	if u, err := p.c.Names.Rules().Prepare(user); err != nil || u != user {
+	if u, err := p.c.LoginNames().Prepare(user); err != nil || u != user {
 		p.add(key, "%q is no login in canonical form, so nobody ever has it", user)
 	}
 }

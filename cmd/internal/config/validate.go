@@ -43,7 +43,8 @@ func (c *Config) validate() error {
 	for i, x := range c.Verifiers {
 		p.verifier(fmt.Sprintf("verifiers[%d]", i), x)
 	}
-	p.names(c.Names)
+	p.names()
+	p.views(c.Views)
 	p.kerberos(c.Kerberos)
 	p.scram(c.SCRAM)
 	p.oauth(c.OAuth)
@@ -200,20 +201,22 @@ func (r CertificateRule) Rule() external.Rule {
 	return external.Rule{From: r.From, Match: r.Match, Login: r.Login, Issuer: r.Issuer}
 }
 
-// Rules is n as a policy takes it, nil when every spelling is a user of its own.
-func (n Names) Rules() *authn.Names {
-	if !n.FoldCase && n.DefaultDomain == "" && len(n.StripDomains) == 0 {
-		return nil
+// names validates names, and views as far as they have to do with those.
+func (p *problems) names() {
+	r := p.c.LoginNames()
+	if r == nil {
+		return
 	}
-	return &authn.Names{FoldCase: n.FoldCase, DefaultDomain: n.DefaultDomain, StripDomains: n.StripDomains}
-}
-
-func (p *problems) names(n Names) {
-	if r := n.Rules(); r != nil {
-		if err := r.Check(); err != nil {
-			p.add("names", "%w", err)
-		}
+	err := r.Check()
+	if err == nil {
+		return
 	}
+	key := "names"
+	without := *r
+	if without.Views = (authn.Views{}); without.Check() == nil {
+		key = "views"
+	}
+	p.add(key, "%w", err)
 }
 
 // EnctypeNumbers is Enctypes as numbers of RFC 3961.
