@@ -92,6 +92,13 @@ func (n *narrowed) Content(ctx context.Context, i int) (io.ReadCloser, error) {
 	return n.Drop.Content(ctx, n.seen[i])
 }
 
+// Retrieved implements [Retriever].
+func (n *narrowed) Retrieved(i int) {
+	if r, ok := n.Drop.(Retriever); ok {
+		r.Retrieved(n.seen[i])
+	}
+}
+
 func (n *narrowed) Commit(ctx context.Context, del []int) error {
 	in := make([]int, len(del))
 	for k, i := range del {

@@ -134,6 +134,29 @@ func TestRule080RetrievedMessagesGoAtQuit(t *testing.T) {
 	wantMessages(t, s, "3.c")
 }
 
+// A view knows its messages by other numbers than the maildrop.
+func TestRetrievedInAViewGoesAtQuit(t *testing.T) {
+	t.Parallel()
+	root, dir := aged(t, map[string]int{"1.old": 9, "1893456000.a": 1, "1893456001.b": 1})
+	s := newStore(t, root, Options{Expire: Retention{AtQuit: true}})
+	d, err := s.Open(t.Context(), maildrop.Ref{User: "alice", Since: time.Unix(1893450000, 0)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, _ := d.Totals(); n != 2 {
+		t.Fatalf("the view has %d messages", n)
+	}
+	d.(maildrop.Retriever).Retrieved(1)
+	if err := d.Commit(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	for base, want := range map[string]bool{"1.old": true, "1893456000.a": true, "1893456001.b": false} {
+		if _, err := os.Stat(filepath.Join(dir, "new", base)); (err == nil) != want {
+			t.Errorf("%s: %v", base, err)
+		}
+	}
+}
+
 // Whatever is lost or changed makes retention begin later.
 func TestRetentionIsNeverShorter(t *testing.T) {
 	t.Parallel()
