@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -319,6 +320,197 @@ func TestUIDsOnAFullDisk(t *testing.T) {
 	wantUIDs(t, s, "v1-1")
 	forget(t, alice)
 	wantUIDs(t, newStore(t, root, Options{UIDs: never(t)}), "v1-1")
+}
+
+// Of many unique-ids those are written down that there is room for.
+func TestUIDsOnADiskThatIsAlmostFull(t *testing.T) {
+	t.Parallel()
+	root := smallDisk(t, "500")
+	alice := makeMaildir(t, root, "alice")
+	const n = 300
+	for i := range n {
+		if err := os.WriteFile(filepath.Join(alice, "new", fmt.Sprintf("%03d.a", i)), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	room := int64(unix.Getpagesize())
+	filler := filepath.Join(root, "filler")
+	fill(t, filler)
+	if st, err := os.Stat(filler); err != nil || os.Truncate(filler, st.Size()-room) != nil {
+		t.Fatal(err)
+	}
+	var log logged
+	s := newStore(t, root, Options{Log: log.logger(), UIDs: counting("v1")})
+	want := uidsOf(openOnce(t, s))
+	if len(log.lines("level=ERROR", "unique-ids not written down")) != 1 {
+		t.Errorf("the log says %q", log.b.String())
+	}
+	file, err := os.ReadFile(filepath.Join(alice, uidsFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := parseUIDs(file)
+	if k := len(got.byBase); k == 0 || k == n || got.torn || len(got.damaged) > 0 {
+		t.Fatalf("%d unique-ids are in the file, torn %t, %d damaged", k, got.torn, len(got.damaged))
+	}
+	for i := range len(got.byBase) {
+		if base := fmt.Sprintf("%03d.a", i); got.byBase[base] != want[i] {
+			t.Fatalf("%s is %q, was shown as %q", base, got.byBase[base], want[i])
+		}
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	wantUIDs(t, s, want...)
+	forget(t, alice)
+	wantUIDs(t, newStore(t, root, Options{UIDs: never(t)}), want...)
+}
+
+// Unique-ids that may not be on disk are not shown, and not taken for kept by
+// the next login.
+func TestUIDsThatCannotBeSynced(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{uidsFile, "alice"} {
+		root := t.TempDir()
+		alice := makeMaildir(t, root, "alice")
+		put(t, alice, "1.a", "a\n")
+		s := newStore(t, root, Options{UIDs: counting("v1")})
+		s.fsync = func(fd int) error {
+			if path, _ := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); filepath.Base(path) == name {
+				return unix.EIO
+			}
+			return fsync(fd)
+		}
+		d, err := s.Open(t.Context(), maildrop.Ref{User: "alice"})
+		wantKind(t, d, err, maildrop.ErrTemporary)
+		if file, err := os.ReadFile(filepath.Join(alice, uidsFile)); len(file) > 0 {
+			t.Errorf("fsync of %s failed, the file holds %q, %v", name, file, err)
+		}
+		s.fsync = fsync
+		wantUIDs(t, s, "v1-2")
+	}
+}
+
+// The file of unique-ids does not grow for ever, and what is there, what went
+// last, and what may be on its way back keep theirs.
+func TestUIDsOfWhatIsGone(t *testing.T) {
+	t.Parallel()
+	const spent = 10
+	setup := func(t *testing.T, gone int) (root, alice string) {
+		root = t.TempDir()
+		alice = makeMaildir(t, root, "alice")
+		var lines strings.Builder
+		for i := range gone {
+			lines.WriteString(uidLine(fmt.Sprintf("%03d.gone", i), fmt.Sprint("g-", i)))
+		}
+		if err := os.WriteFile(filepath.Join(alice, uidsFile), []byte(lines.String()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 4 {
+			put(t, alice, fmt.Sprintf("9%d.a", i), "a\n")
+		}
+		openOnce(t, newStore(t, root, Options{UIDs: counting("v1")}))
+		put(t, alice, "99.b", "b\n")
+		settleDirs(t, alice)
+		return root, alice
+	}
+	open := func(t *testing.T, root string, prepare func(*Store)) error {
+		s := newStore(t, root, Options{UIDs: counting("v2")})
+		s.spent = spent
+		if prepare != nil {
+			prepare(s)
+		}
+		d, err := s.Open(t.Context(), maildrop.Ref{User: "alice"})
+		if err == nil {
+			err = d.Close()
+		}
+		return err
+	}
+	inFile := func(t *testing.T, alice string) map[string]string {
+		file, err := os.ReadFile(filepath.Join(alice, uidsFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return parseUIDs(file).byBase
+	}
+	for _, tt := range []struct {
+		name    string
+		gone    int
+		change  func(t *testing.T, alice string)
+		prepare func(s *Store)
+		want    int // lines
+	}{
+		{"many", 3 * spent, nil, nil, spent + 5},
+		{"not many", 2 * spent, nil, nil, 2*spent + 5},
+		{"the index is lost", 3 * spent, func(t *testing.T, alice string) { forget(t, alice) }, nil, 3*spent + 5},
+		{"most messages are away", 3 * spent, func(t *testing.T, alice string) {
+			for i := range 3 {
+				if err := os.Remove(filepath.Join(alice, "new", fmt.Sprintf("9%d.a", i))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			settleDirs(t, alice)
+		}, nil, 3*spent + 5},
+		{"a file of a killed server", 3 * spent, func(t *testing.T, alice string) {
+			if err := os.Symlink("/dev/null", filepath.Join(alice, uidsTemp)); err != nil {
+				t.Fatal(err)
+			}
+		}, nil, spent + 5},
+		{"the new file cannot be synced", 3 * spent, nil, func(s *Store) {
+			s.fsync = func(fd int) error {
+				if path, _ := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); filepath.Base(path) == uidsTemp {
+					return unix.EIO
+				}
+				return fsync(fd)
+			}
+		}, 3*spent + 5},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			root, alice := setup(t, tt.gone)
+			if tt.change != nil {
+				tt.change(t, alice)
+			}
+			if err := open(t, root, tt.prepare); err != nil {
+				t.Fatal(err)
+			}
+			got := inFile(t, alice)
+			if len(got) != tt.want {
+				t.Errorf("%d lines, want %d: %q", len(got), tt.want, got)
+			}
+			for i := tt.gone - spent; i < tt.gone; i++ {
+				if base := fmt.Sprintf("%03d.gone", i); got[base] != fmt.Sprint("g-", i) {
+					t.Errorf("%s is %q", base, got[base])
+				}
+			}
+			for base, uid := range map[string]string{"90.a": "v1-1", "91.a": "v1-2", "92.a": "v1-3", "93.a": "v1-4", "99.b": "v2-1"} {
+				if got[base] != uid {
+					t.Errorf("%s is %q, want %q", base, got[base], uid)
+				}
+			}
+			if _, err := os.Lstat(filepath.Join(alice, uidsTemp)); !os.IsNotExist(err) {
+				t.Errorf("a file is left behind: %v", err)
+			}
+		})
+	}
+}
+
+// settleDirs waits until the change times of the directories are older than the
+// steps in which the kernel's clock goes.
+func settleDirs(t *testing.T, alice string) {
+	t.Helper()
+	for _, name := range dirNames {
+		for {
+			var st unix.Stat_t
+			if err := unix.Stat(filepath.Join(alice, name), &st); err != nil {
+				t.Fatal(err)
+			}
+			if time.Since(time.Unix(0, unix.TimespecToNsec(st.Ctim))) > 2*tick {
+				break
+			}
+			<-time.After(tick)
+		}
+	}
 }
 
 // What is written down is on disk before a client can see it.

@@ -29,9 +29,15 @@
 // it. It is read, not mapped: whoever truncates a mapped file kills the server.
 //
 // Unique-ids that cannot be made again from a name are in a third file
-// (.kpopd.uids), because they must outlive the index. It is append-only, each
-// line has a checksum of its own, and it is synced before a client can see what
-// it holds. The index has them too, and what either has lost it gets from the
+// (.kpopd.uids), because they must outlive the index. Lines are appended, each
+// has a checksum of its own, and they are synced before a client can see what
+// they hold. On a full disk a user must be able to log in and delete, and as
+// many are written as there is room for; any other failure refuses the login.
+// The file does not grow for ever: of the messages that are gone it keeps the
+// latest 50,000 to 100,000, by a new file that is synced and renamed. An id
+// that was dropped from it could be given again only by a list of the old
+// server that has it twice, and by then no client remembers it: they forget
+// what UIDL lists no longer. The index has the ids of what is there too, and what either has lost it gets from the
 // other; what both have lost is an error in the log. Whatever a message was
 // once called it stays: changes of rule, of uidvalidity, and of flags ask
 // nobody again. An assigner that cannot answer refuses the login.
@@ -151,6 +157,7 @@ type Store struct {
 	hold    func(name string) error // called before a message is measured; nil outside tests
 	lazy    int64                   // octets of an index that is loaded only when its records are asked for
 	long    int                     // messages without a size that a login need not wait for
+	spent   int                     // unique-ids kept of messages that are gone
 	readings
 
 	mu   sync.Mutex
@@ -186,6 +193,7 @@ func New(root string, o Options) (*Store, error) {
 		fsync:   fsync,
 		lazy:    1 << 20,
 		long:    500,
+		spent:   spentUIDs,
 		told:    make(map[string]bool),
 	}
 	s.readings.init()
