@@ -72,6 +72,7 @@ type frozenUIDs struct {
 	byBase  map[string]string
 	damaged []int // numbers of lines that cannot be read
 	torn    bool  // the last line has no end
+	at      stamp
 }
 
 func parseUIDs(text []byte) frozenUIDs {
@@ -139,7 +140,9 @@ func readUIDs(fd int) (frozenUIDs, error) {
 	if _, err = io.ReadFull(descriptor(file), text); err != nil {
 		return frozenUIDs{}, wrap("read", uidsFile, err)
 	}
-	return parseUIDs(text), nil
+	kept := parseUIDs(text)
+	kept.at = stampIn(&st)
+	return kept, nil
 }
 
 // appendUIDs adds lines to the file of the maildrop at fd, and has them on disk
@@ -210,6 +213,19 @@ func noRoom(err error) bool {
 		}
 	}
 	return false
+}
+
+// uidsAt is the stamp of the file that has all that are frozen: the one that it
+// was read with, or another after lines were added.
+func uidsAt(fd int, added bool, read stamp) stamp {
+	if !added {
+		return read
+	}
+	var st unix.Stat_t
+	if unix.Fstatat(fd, uidsFile, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
+		return stamp{}
+	}
+	return stampIn(&st)
 }
 
 // prune replaces a file in which very many unique-ids are of messages that are
@@ -399,9 +415,13 @@ func (e *entry) setUID(uid string) {
 func (s *Store) freeze(fd int, path string, f *found, fresh []*entry, kept frozenUIDs) error {
 	var lines []string
 	asked := s.options.UIDs != nil
-	late := make(map[int]int) // messages of f.old, and how many lines must be kept
+	late := make(map[int]int)                          // messages of f.old, and how many lines must be kept
+	had := kept.at != stamp{} && kept.at == f.old.uids // all that are frozen
 	for i := range f.old.records {
 		is := f.old.records[i].is(frozen)
+		if is && had {
+			continue
+		}
 		if base := f.old.base(i); (is || asked) && kept.byBase[base] == "" {
 			lines = append(lines, uidLine(base, f.old.uid(i)))
 		}
@@ -428,6 +448,9 @@ func (s *Store) freeze(fd int, path string, f *found, fresh []*entry, kept froze
 	}
 	for i, e := range fresh {
 		e.frozen = e.frozen || asked && upTo[i] <= n
+	}
+	if n == len(lines) {
+		f.uids = uidsAt(fd, n > 0, kept.at)
 	}
 	if len(late) > 0 {
 		f.old = f.old.clone()

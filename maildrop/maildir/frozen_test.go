@@ -299,6 +299,37 @@ func TestDamagedUIDsFile(t *testing.T) {
 	}
 }
 
+// What the file loses while the server runs it gets back from memory, also
+// where the loss is not the first thing that happens to it.
+func TestUIDsFileLosesLinesUnderARunningServer(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	alice := makeMaildir(t, root, "alice")
+	path := filepath.Join(alice, uidsFile)
+	s := newStore(t, root, Options{UIDs: counting("v1")})
+	var want []string
+	for i := range 6 {
+		put(t, alice, fmt.Sprintf("%d.a", i), "a\n")
+		want = append(want, fmt.Sprintf("v1-%d", i+1))
+		wantUIDs(t, s, want...)
+		if i%2 == 1 {
+			file, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			replaced := filepath.Join(root, "replaced") // another file: the change time may be the same
+			if err := errors.Join(os.WriteFile(replaced, file[:len(file)/2], 0o600), os.Rename(replaced, path)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	put(t, alice, "9.a", "a\n")
+	want = append(want, "v1-7")
+	wantUIDs(t, s, want...)
+	forget(t, alice)
+	wantUIDs(t, newStore(t, root, Options{UIDs: never(t)}), want...)
+}
+
 // On a full disk unique-ids are shown that are not written down; they are when
 // there is room.
 func TestUIDsOnAFullDisk(t *testing.T) {

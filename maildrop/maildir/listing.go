@@ -25,6 +25,7 @@ type listing struct {
 	settled settledDirs // as long as their stamps are the same, so is the listing
 
 	file      filed // what the index file holds of it
+	uids      stamp // of the file of unique-ids when it had all that are frozen; in memory alone
 	corrected bool  // the index file, or a file name, has a wrong size
 }
 
@@ -193,7 +194,7 @@ func (l *listing) without(drop func(i int) bool) *listing {
 		}
 	}
 	n := b.done()
-	n.file = l.file
+	n.file, n.uids = l.file, l.uids
 	n.file.differs(l.count - n.count)
 	return n
 }

@@ -94,7 +94,7 @@ func (s *Store) look(ctx context.Context, fd int, path string, d *dirs, old *lis
 		settled[i] = f.still && f.at[i].olderThan(settle, now)
 	}
 	l.file.same = l.file.same && l.settled == settled
-	l.at, l.settled = f.at, settled
+	l.at, l.settled, l.uids = f.at, settled, f.uids
 	s.sizeByName(l)
 	return l, nil
 }

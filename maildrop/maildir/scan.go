@@ -57,8 +57,10 @@ type stamp struct {
 func stampOf(fd int) (stamp, error) {
 	var st unix.Stat_t
 	err := unix.Fstat(fd, &st)
-	return stamp{st.Dev, st.Ino, unix.TimespecToNsec(st.Ctim)}, err
+	return stampIn(&st), err
 }
+
+func stampIn(st *unix.Stat_t) stamp { return stamp{st.Dev, st.Ino, unix.TimespecToNsec(st.Ctim)} }
 
 type stamps [len(dirNames)]stamp
 
@@ -78,7 +80,7 @@ func stampsAt(fd int) (s stamps, err error) {
 		if err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return s, wrap("stat", name, err)
 		}
-		s[i] = stamp{st.Dev, st.Ino, unix.TimespecToNsec(st.Ctim)}
+		s[i] = stampIn(&st)
 	}
 	return s, nil
 }
@@ -282,6 +284,7 @@ type found struct {
 	scans uint8   // the bits of seen that count
 	moved []entry // in order, one for each message: those that are new, and those of old that are elsewhere
 	at    stamps
+	uids  stamp
 	still bool // that was one reading of directories that did not change, and the stamps are theirs
 }
 
@@ -357,7 +360,7 @@ func (f *found) merge(now time.Time, stay func(i int) bool) *listing {
 	}
 	keepTo(len(f.seen))
 	l := b.done()
-	l.at, l.file = f.at, f.old.file
+	l.at, l.file, l.uids = f.at, f.old.file, f.uids
 	l.file.differs(len(f.moved) + max(0, f.old.count-l.count))
 	return l
 }
@@ -404,7 +407,7 @@ func (s *scanner) result(scans uint8) *found {
 			s.seen[k] = 0
 		}
 	}
-	return &found{old: s.old, seen: s.seen, scans: scans, moved: inOrder(moved)}
+	return &found{old: s.old, uids: s.old.uids, seen: s.seen, scans: scans, moved: inOrder(moved)}
 }
 
 // tick is longer than the steps in which a kernel's file clock goes.
