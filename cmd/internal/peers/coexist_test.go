@@ -97,6 +97,84 @@ func TestCoexistence(t *testing.T) {
 	s.audit()
 }
 
+// To Dovecot, which takes a directory whose name begins with a dot for a folder,
+// our files are none, and nothing to complain about.
+func TestOurFilesAreNoFolders(t *testing.T) {
+	t.Parallel()
+	krb5test.Need(t, "dovecot-lda", "imap", "pop3")
+	s := newShared(t)
+	for n := range 3 {
+		s.deliver(n+1, []string{"dovecot-lda", "-c", s.dir + "/dovecot.conf"})
+	}
+	s.visitOnce(3)
+	ours := []string{".kpopd.lock", ".kpopd.index", ".kpopd.index.tmp", ".kpopd.uids", ".kpopd.uids.tmp"}
+	for i, name := range ours {
+		path := filepath.Join(s.maildir(), name)
+		switch _, err := os.Lstat(path); {
+		case i < 2 && err != nil: // what a session leaves
+			t.Fatal(err)
+		case i >= 2:
+			if err := os.WriteFile(path, []byte("x\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	cmd := s.command("imap", "-c", s.dir+"/dovecot.conf")
+	var said strings.Builder
+	cmd.Stderr = &said
+	conn, err := s.attach(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &mailReader{shared: s, conn: conn, lines: bufio.NewReader(conn)}
+	_, err = m.lines.ReadString('\n') // greeting
+	var list, status string
+	for _, c := range []struct {
+		command string
+		reply   *string
+	}{{`LIST "" "*"`, &list}, {`LSUB "" "*"`, new(string)}, {"STATUS INBOX (MESSAGES)", &status}, {"LOGOUT", new(string)}} {
+		if err == nil {
+			*c.reply, err = m.ask(c.command)
+		}
+	}
+	conn.Close()
+	if err := errors.Join(err, cmd.Wait()); err != nil {
+		t.Fatalf("imap: %v\n%s", err, said.String())
+	}
+	if strings.Contains(list+said.String(), "kpopd.") || strings.Count(list, "* LIST") != 2 ||
+		!strings.Contains(list, "Archive") || !strings.Contains(status, "MESSAGES 3") {
+		t.Errorf("imap lists %q, %q, and says\n%s", list, status, said.String())
+	}
+	for _, name := range ours {
+		if _, err := os.Lstat(filepath.Join(s.maildir(), name)); err != nil {
+			t.Errorf("after Dovecot: %v", err)
+		}
+	}
+}
+
+// visitOnce is a session at kpopd.
+func (s *shared) visitOnce(messages int) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
+	defer cancel()
+	conn, err := s.dial()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer conn.Close()
+	c, err := pop3.New(ctx, conn, nil)
+	if err == nil {
+		err = c.UserPass(ctx, "alice", "pw-alice")
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	ids, err := c.UIDL(ctx)
+	if err := errors.Join(err, c.Quit(ctx)); err != nil || len(ids) != messages {
+		s.t.Fatalf("kpopd lists %d messages, %v", len(ids), err)
+	}
+}
+
 func newShared(t *testing.T) *shared {
 	t.Helper()
 	// not t.TempDir(), into which no other uid can look
