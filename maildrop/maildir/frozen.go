@@ -440,11 +440,11 @@ func (s *Store) freeze(fd int, path string, f *found, fresh []*entry, kept froze
 	if len(lines) > 0 {
 		n, err = s.appendUIDs(fd, kept.torn, lines)
 	}
+	if err != nil && asked && !noRoom(err) { // unless asked the index has them
+		return wrap("write", uidsFile, err)
+	}
 	if err != nil {
 		s.log.Error("unique-ids not written down", "maildrop", path, "file", uidsFile, "lines", len(lines)-n, "err", err)
-		if asked && !noRoom(err) { // otherwise the index has them
-			return wrap("write", uidsFile, err)
-		}
 	}
 	for i, e := range fresh {
 		e.frozen = e.frozen || asked && upTo[i] <= n
