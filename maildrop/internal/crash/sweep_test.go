@@ -230,7 +230,30 @@ func (r *run) trace(t *testing.T, options ...string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return string(trace)
+	return joined(string(trace))
+}
+
+// joined puts a call that strace broke in two, because another thread had
+// something to say in between, on one line again.
+func joined(trace string) string {
+	var b strings.Builder
+	begun := map[string]string{} // by thread
+	for line := range strings.Lines(trace) {
+		thread, _, _ := strings.Cut(line, " ")
+		if begin, broken := strings.CutSuffix(line, " <unfinished ...>\n"); broken {
+			begun[thread] = begin
+			continue
+		}
+		if _, end, found := strings.Cut(line, " resumed>"); found {
+			line = begun[thread] + end
+			delete(begun, thread)
+		}
+		b.WriteString(line)
+	}
+	for _, begin := range begun { // the process was killed in it
+		b.WriteString(begin + "\n")
+	}
+	return b.String()
 }
 
 // with runs the session with a fault at call k, and compares what it left with
