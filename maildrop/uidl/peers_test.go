@@ -374,7 +374,7 @@ func TestRule177RealPopa3d(t *testing.T) {
 		krb5test.Missing(t, "root: popa3d changes to the user and to one of its own")
 	}
 	if out, err := exec.Command("unshare", "-m", "mount", "--bind", "/etc/passwd", "/etc/passwd").CombinedOutput(); err != nil {
-		krb5test.Missing(t, fmt.Sprintf("mounts, which are refused here: %v: %s", err, out))
+		t.Skipf("no mounts of its own for a process here: %v: %s", err, out)
 	}
 	hash, err := exec.Command("openssl", "passwd", "-5", "pw-popa3d").Output()
 	if err != nil {
