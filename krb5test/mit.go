@@ -28,7 +28,7 @@ var ErrNotInstalled = errors.New("MIT's krb5kdc, kdb5_util and kadmin.local are 
 type MIT struct {
 	Dir string // where all its files are
 
-	addr string
+	port *Port
 	cmd  *exec.Cmd
 	done chan struct{} // closed when the process has ended
 	path map[string]string
@@ -72,33 +72,39 @@ func StartMIT(ctx context.Context, dir string) (*MIT, error) {
 // errEnded is a KDC that ends, as it does when it cannot have its port.
 var errEnded = errors.New("krb5kdc ended")
 
-// freePort finds a port that is free for UDP and TCP. Nothing keeps it free
-// until the KDC takes it.
-func freePort() (string, error) {
+// choosePort finds a port that is free for UDP too. Nothing keeps it free for
+// that until the KDC takes it.
+func (m *MIT) choosePort() error {
 	for range 20 {
-		tcp, err := net.Listen("tcp", "127.0.0.1:0")
+		port, err := ReservePort()
 		if err != nil {
-			return "", err
+			return err
 		}
-		udp, err := net.ListenPacket("udp", tcp.Addr().String())
-		tcp.Close()
-		if err == nil {
-			udp.Close()
-			return tcp.Addr().String(), nil
+		udp, err := net.ListenPacket("udp", port.Addr())
+		if err != nil {
+			if err := port.Close(); err != nil {
+				return err
+			}
+			continue
 		}
+		if m.port != nil {
+			err = m.port.Close()
+		}
+		m.port = port
+		return errors.Join(err, udp.Close())
 	}
-	return "", errors.New("no port is free for both TCP and UDP")
+	return errors.New("no port is free for both TCP and UDP")
 }
 
 func (m *MIT) file(name string) string { return filepath.Join(m.Dir, name) }
 
 // configure chooses a port and writes what depends on it.
-func (m *MIT) configure() (err error) {
-	if m.addr, err = freePort(); err != nil {
+func (m *MIT) configure() error {
+	if err := m.choosePort(); err != nil {
 		return err
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "[kdcdefaults]\n    kdc_listen = %[1]s\n    kdc_tcp_listen = %[1]s\n[realms]\n", m.addr)
+	fmt.Fprintf(&b, "[kdcdefaults]\n    kdc_listen = %[1]s\n    kdc_tcp_listen = %[1]s\n[realms]\n", m.Addr())
 	for _, r := range []string{"EXAMPLE.TEST", "OTHER.TEST"} {
 		fmt.Fprintf(&b, `    %[1]s = {
         database_name = %[2]s
@@ -268,13 +274,13 @@ func (m *MIT) Suspend() error {
 func (m *MIT) Resume() error { return m.cmd.Process.Signal(syscall.SIGCONT) }
 
 // Addr is where it listens.
-func (m *MIT) Addr() string { return m.addr }
+func (m *MIT) Addr() string { return m.port.Addr() }
 
 // Keytab is the path of the keytab of all services.
 func (m *MIT) Keytab() string { return m.file("server.keytab") }
 
 // Krb5Conf is a configuration for clients.
-func (m *MIT) Krb5Conf() string { return krb5Conf(m.addr, "EXAMPLE.TEST", "OTHER.TEST") }
+func (m *MIT) Krb5Conf() string { return krb5Conf(m.Addr(), "EXAMPLE.TEST", "OTHER.TEST") }
 
 // Env is the environment in which MIT's programs work with this KDC. The
 // credential cache is the file ccache in Dir, unless KRB5CCNAME is set anew.

@@ -40,10 +40,11 @@ type Directory struct {
 type Server struct {
 	LDAP, LDAPS, LDAPI string // URLs
 
-	d    *Directory
-	n    int
-	cmd  *exec.Cmd
-	done chan struct{} // closed when the process has ended
+	d     *Directory
+	n     int
+	ports [2]*krb5test.Port // of LDAP and LDAPS, also while it does not run
+	cmd   *exec.Cmd
+	done  chan struct{} // closed when the process has ended
 }
 
 // Options of servers.
@@ -106,16 +107,14 @@ func (d *Directory) file(format string, a ...any) string {
 func (d *Directory) newServer(n int, o *Options) (*Server, error) {
 	s := &Server{d: d, n: n, done: make(chan struct{})}
 	close(s.done)
-	var ports [2]string
-	for i := range ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for i := range s.ports {
+		p, err := krb5test.ReservePort()
 		if err != nil {
 			return nil, err
 		}
-		defer l.Close() // when both are known
-		ports[i] = l.Addr().String()
+		s.ports[i] = p
 	}
-	s.LDAP, s.LDAPS = "ldap://"+ports[0], "ldaps://"+ports[1]
+	s.LDAP, s.LDAPS = "ldap://"+s.ports[0].Addr(), "ldaps://"+s.ports[1].Addr()
 	s.LDAPI = "ldapi://" + url.QueryEscape(d.file("ldapi%d", n))
 	level := "stats"
 	if o.Quiet {
