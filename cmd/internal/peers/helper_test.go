@@ -82,7 +82,7 @@ func divide(t *testing.T, keytab string) *divided {
 		t.Fatal(err)
 	}
 	if err := errors.Join(
-		os.Chmod(root, 0o755), os.WriteFile(d.bin, program, 0o755),
+		os.Chmod(root, 0o755), install(d.bin, program),
 		os.Mkdir(d.front.dir, 0o700), os.Mkdir(d.helper.dir, 0o700), os.Mkdir(run, 0o750), os.Chown(run, helperUID, frontUID),
 		os.Mkdir(filepath.Join(d.front.dir, "mail"), 0o700),
 	); err != nil {

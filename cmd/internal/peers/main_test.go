@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 )
 
@@ -57,3 +58,13 @@ var command = sync.OnceValues(func() (string, error) {
 	}
 	return bin, nil
 })
+
+// install writes a program that is to be run. A child that another test forks
+// meanwhile would have a copy of the file open to write to until it has executed
+// its own program, and "text file busy" would be what comes of running this one:
+// nobody forks while the lock is held.
+func install(path string, program []byte) error {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	return os.WriteFile(path, program, 0o755)
+}

@@ -71,7 +71,7 @@ func newSpool(t *testing.T) *spool {
 		t.Fatal(err)
 	}
 	s := &spool{newServer(root), &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}, filepath.Join(root, "kpopd")}
-	if err := errors.Join(os.Chmod(root, 0o755), os.WriteFile(s.bin, program, 0o755), os.Mkdir(s.path("mail"), 0o700), os.Mkdir(s.path("state"), 0o700)); err != nil {
+	if err := errors.Join(os.Chmod(root, 0o755), install(s.bin, program), os.Mkdir(s.path("mail"), 0o700), os.Mkdir(s.path("state"), 0o700)); err != nil {
 		t.Fatal(err)
 	}
 	s.write(t, "users", users)
