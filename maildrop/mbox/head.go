@@ -58,7 +58,8 @@ func look(p *part, head []byte, id io.Writer) {
 		}
 		at += n
 	}
-	p.pseudo = subject && imap && bytes.HasPrefix(head, []byte("From MAILER-DAEMON"))
+	from := bytes.HasPrefix(head, []byte("From MAILER-DAEMON")) || bytes.HasPrefix(head, []byte("From MAILER_DAEMON")) // UW's and Dovecot's
+	p.pseudo = subject && imap && from
 }
 
 // hide adds octets to what is not sent.

@@ -269,29 +269,35 @@ func wantTexts(t testing.TB, s *Store, want ...string) {
 // captured is a log.
 func captured(b *strings.Builder) *slog.Logger { return slog.New(slog.NewTextHandler(b, nil)) }
 
-// The pseudo message of UW's servers is neither listed nor removed, also when it is
-// all that is left.
+// The pseudo message of UW's servers and of Dovecot is neither listed nor removed,
+// also when it is all that is left.
 func TestPseudoMessageIsHiddenAndKept(t *testing.T) {
 	t.Parallel()
-	const pseudo = "From MAILER-DAEMON Tue Nov 14 22:13:20 2023\n" +
-		"Date: 14 Nov 2023 22:13:20 +0000\nFrom: Mail System Internal Data <MAILER-DAEMON@host>\n" +
-		"Subject: DON'T DELETE THIS MESSAGE -- FOLDER INTERNAL DATA\nX-IMAP: 1700000000 0000000002\nStatus: RO\n\n" +
-		"This text is part of the internal format of your mail folder.\n\n"
-	w := newWorld(t)
-	s := w.store(Options{})
-	w.write("alice", pseudo+asDelivered("Subject: a\n\na\n")+asDelivered("Subject: b\n\nb\n"))
-	wantTexts(t, s, "Subject: a\n\na\n", "Subject: b\n\nb\n")
-	if err := session(t, s).Commit(t.Context(), []int{0, 1}); err != nil {
-		t.Fatal(err)
-	}
-	if got := w.read("alice"); got != pseudo {
-		t.Errorf("the file is %q", got)
-	}
-	wantTexts(t, s)
-	// one that is not at the start is a message
-	w.deliver("alice", pseudo)
-	if uids, _ := list(t, s); len(uids) != 1 {
-		t.Errorf("%d messages, want 1", len(uids))
+	for name, from := range map[string]string{"UW": "From MAILER-DAEMON ", "Dovecot": "From MAILER_DAEMON  "} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pseudo := from + "Tue Nov 14 22:13:20 2023\n" +
+				"Date: Tue, 14 Nov 2023 22:13:20 +0000\nFrom: Mail System Internal Data <MAILER-DAEMON@host>\n" +
+				"Subject: DON'T DELETE THIS MESSAGE -- FOLDER INTERNAL DATA\nMessage-ID: <1700000000@host>\n" +
+				"X-IMAP: 1700000000 0000000002\nStatus: RO\n\n" +
+				"This text is part of the internal format of your mail folder, and is not\na real message.\n\n"
+			w := newWorld(t)
+			s := w.store(Options{})
+			w.write("alice", pseudo+asDelivered("Subject: a\n\na\n")+asDelivered("Subject: b\n\nb\n"))
+			wantTexts(t, s, "Subject: a\n\na\n", "Subject: b\n\nb\n")
+			if err := session(t, s).Commit(t.Context(), []int{0, 1}); err != nil {
+				t.Fatal(err)
+			}
+			if got := w.read("alice"); got != pseudo {
+				t.Errorf("the file is %q", got)
+			}
+			wantTexts(t, s)
+			// one that is not at the start is a message
+			w.deliver("alice", pseudo)
+			if uids, _ := list(t, s); len(uids) != 1 {
+				t.Errorf("%d messages, want 1", len(uids))
+			}
+		})
 	}
 }
 

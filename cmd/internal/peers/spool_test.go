@@ -1,6 +1,7 @@
 package peers
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -336,7 +337,7 @@ func TestSpoolFileOfMany(t *testing.T) {
 		if err := errors.Join(os.WriteFile(from, []byte(text), 0o600), os.Chown(from, int(s.uid.Uid), int(s.uid.Gid))); err != nil {
 			t.Error(err)
 		}
-		s.run(t, "", "movemail", from, "mbox:"+s.path("mail/alice"))
+		s.run(t, "", "movemail", "--set=locking.retry-count=100", from, "mbox:"+s.path("mail/alice"))
 	})
 	agent("postfix", func(id string, i int) {
 		cmd := group(t.Context(), "sendmail", "-C", s.path("postfix"), "-f", "c@example.test", "alice@mbox.test")
@@ -376,7 +377,9 @@ func TestSpoolFileOfMany(t *testing.T) {
 			t.Fatalf("missing: %q", missing)
 		}
 	}
-	if text, err := os.ReadFile(s.path("mail/alice")); err != nil || len(text) > 0 && !t.Failed() {
+	// Dovecot puts its pseudo message into a file that an expunge would leave empty
+	text, err := os.ReadFile(s.path("mail/alice"))
+	if pseudo := bytes.HasPrefix(text, []byte("From MAILER_DAEMON ")) && bytes.Count(text, []byte("\nFrom ")) == 0; err != nil || len(text) > 0 && !pseudo && !t.Failed() {
 		t.Errorf("the file holds %q, %v", text, err)
 	}
 	t.Logf("%d messages in %d sessions", len(want), sessions)
