@@ -119,6 +119,25 @@ func (s *spool) run(t *testing.T, message string, argv ...string) {
 	}
 }
 
+// movemail has mailutils append a file. It looks at the first octets of the spool
+// file before it locks it, and takes it for none while another program rewrites it.
+// It gives up a lock after ten seconds, unless told otherwise.
+func (s *spool) movemail(t *testing.T, from string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for {
+		out, err := s.as(ctx, "movemail", "--set=locking.retry-count=100", from, "mbox:"+s.path("mail/alice")).CombinedOutput()
+		if err == nil {
+			return
+		}
+		if ctx.Err() != nil || !bytes.Contains(out, []byte("could not create mailbox")) {
+			t.Errorf("movemail: %v\n%s", err, out)
+			return
+		}
+	}
+}
+
 // postfix runs Postfix with a queue of its own, which delivers by virtual(8), until
 // the test ends.
 func (s *spool) postfix(t *testing.T) {
@@ -337,7 +356,7 @@ func TestSpoolFileOfMany(t *testing.T) {
 		if err := errors.Join(os.WriteFile(from, []byte(text), 0o600), os.Chown(from, int(s.uid.Uid), int(s.uid.Gid))); err != nil {
 			t.Error(err)
 		}
-		s.run(t, "", "movemail", "--set=locking.retry-count=100", from, "mbox:"+s.path("mail/alice"))
+		s.movemail(t, from)
 	})
 	agent("postfix", func(id string, i int) {
 		cmd := group(t.Context(), "sendmail", "-C", s.path("postfix"), "-f", "c@example.test", "alice@mbox.test")
