@@ -156,7 +156,7 @@ func kinit(t *testing.T, k *krb5test.KDC, transport, user, password, service str
 	if err := os.WriteFile(path, []byte(conf), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	run := func(in, name string, args ...string) string {
 		p, err := krb5test.LookPath(name)

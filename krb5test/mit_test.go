@@ -21,7 +21,7 @@ import (
 func startMIT(t *testing.T) *krb5test.MIT {
 	t.Helper()
 	krb5test.Need(t, "krb5kdc", "kdb5_util", "kadmin.local")
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	m, err := krb5test.StartMIT(ctx, t.TempDir())
 	if err != nil {
@@ -188,7 +188,7 @@ func TestMITClients(t *testing.T) {
 func runIn(t *testing.T, env []string, in, program string, args ...string) string {
 	t.Helper()
 	path := krb5test.Need(t, program)[0]
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env, cmd.Stdin = env, strings.NewReader(in)

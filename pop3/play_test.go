@@ -190,7 +190,7 @@ func (p *player) step(line string) (string, error) {
 func (p *player) start() {
 	p.pipe = p.w.connect(p.t)
 	p.conn = p.pipe
-	p.conn.SetDeadline(time.Now().Add(10 * time.Second)) // more than any transcript takes
+	p.conn.SetDeadline(time.Now().Add(time.Minute)) // more than any transcript takes
 	p.r = bufio.NewReader(p.conn)
 	p.sent = make(chan struct{})
 	close(p.sent)

@@ -247,7 +247,7 @@ func (w *world) wait(t testing.TB) {
 	go func() { w.sessions.Wait(); close(done) }()
 	select {
 	case <-done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("a session did not end")
 	}
 }

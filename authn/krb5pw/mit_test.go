@@ -19,7 +19,7 @@ import (
 func startMIT(t *testing.T) *krb5test.MIT {
 	t.Helper()
 	krb5test.Need(t, "krb5kdc", "kdb5_util", "kadmin.local")
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	m, err := krb5test.StartMIT(ctx, t.TempDir())
 	if err != nil {

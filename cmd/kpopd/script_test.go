@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 }
 
 // patience is how long a script waits for what should happen at once.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // secrets of the scripts. They may stand in no log and in no output
 // (rule 186); scripts send them in places where they do not belong, too.

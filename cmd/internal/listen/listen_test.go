@@ -84,7 +84,7 @@ func (s *server) dial(t *testing.T) (net.Conn, string) {
 }
 
 func line(c net.Conn) string {
-	c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	c.SetReadDeadline(time.Now().Add(time.Minute))
 	var b strings.Builder
 	one := make([]byte, 1)
 	for !strings.HasSuffix(b.String(), "\n") {
@@ -298,7 +298,7 @@ func TestOutOfFileDescriptors(t *testing.T) {
 	for _, c := range held {
 		c.Close()
 	}
-	for got, deadline := "", time.Now().Add(10*time.Second); got != "hi\n"; {
+	for got, deadline := "", time.Now().Add(time.Minute); got != "hi\n"; {
 		if time.Now().After(deadline) {
 			t.Fatal("not served again")
 		}
