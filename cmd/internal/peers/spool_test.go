@@ -256,7 +256,14 @@ func (l *ledger) session(t *testing.T, address string, all bool) (listed int) {
 	}
 	var marked []string
 	for i, u := range uids {
-		id, ok := l.read(t, ctx, c, i+1)
+		id, ok, err := l.read(t, ctx, c, i+1)
+		if errors.Is(err, io.ErrUnexpectedEOF) { // Dovecot moved it while it was sent: without QUIT nothing is removed
+			t.Logf("message %d broke off", i+1)
+			return len(uids)
+		}
+		if err != nil {
+			t.Fatalf("RETR %d: %v", i+1, err)
+		}
 		if !ok { // expunged by Dovecot, or moved while it was read
 			continue
 		}
@@ -288,7 +295,7 @@ func (l *ledger) session(t *testing.T, address string, all bool) (listed int) {
 }
 
 // read fetches a message and makes sure that it is whole.
-func (l *ledger) read(t *testing.T, ctx context.Context, c *pop.Client, n int) (id string, ok bool) {
+func (l *ledger) read(t *testing.T, ctx context.Context, c *pop.Client, n int) (id string, ok bool, err error) {
 	t.Helper()
 	size, err := c.Size(ctx, n)
 	if err != nil {
@@ -300,10 +307,10 @@ func (l *ledger) read(t *testing.T, ctx context.Context, c *pop.Client, n int) (
 		b, err = io.ReadAll(body)
 	}
 	if refused := (*pop.ServerError)(nil); errors.As(err, &refused) {
-		return "", false
+		return "", false, nil
 	}
 	if err != nil {
-		t.Fatalf("RETR %d: %v", n, err)
+		return "", false, err
 	}
 	text := strings.ReplaceAll(string(b), "\r\n", "\n")
 	if got := int64(len(text) + strings.Count(text, "\n")); got != size {
@@ -315,7 +322,7 @@ func (l *ledger) read(t *testing.T, ctx context.Context, c *pop.Client, n int) (
 		strings.Contains("\n"+header, "\nX-UID:") || strings.Contains("\n"+header, "\nStatus:") {
 		t.Errorf("message %d, %s, came as\n%s", n, id, text)
 	}
-	return id, true
+	return id, true, nil
 }
 
 // TestSpoolFileOfMany: procmail, maildrop, mailutils' movemail and Postfix deliver to
