@@ -1,6 +1,9 @@
 package peers
 
 import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,8 +12,15 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/emersion/go-sasl"
+
+	"github.com/kpopd/kpopd/authn"
+	"github.com/kpopd/kpopd/authn/gssapi"
+	"github.com/kpopd/kpopd/authn/krb5"
 	"github.com/kpopd/kpopd/krb5test"
+	pop3 "github.com/kpopd/kpopd/pop3/client"
 )
 
 // The uids of a divided server, which are nobody's.
@@ -231,5 +241,133 @@ func (d *divided) nothingOpen(t *testing.T) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.front.cmd.Process.Pid))
 	if err != nil || !strings.Contains(string(status), fmt.Sprintf("Uid:\t%d\t%d\t%d\t%d\n", frontUID, frontUID, frontUID, frontUID)) {
 		t.Errorf("the front runs as another: %v", err)
+	}
+}
+
+// helperWays show the front of [divided] each sort of proof that a helper judges.
+var helperWays = []struct {
+	user string
+	way
+}{
+	{"alice", way{"USER", "pop3s", overTLS(func(ctx context.Context, c *pop3.Client, v *visitor) error {
+		return c.UserPass(ctx, v.user, v.password)
+	})}},
+	{"alice", way{"PLAIN", "pop3s", bySASL(func(_ context.Context, v *visitor) (sasl.Client, error) {
+		return sasl.NewPlainClient("", v.user, v.password), nil
+	})}},
+	{"carol", way{"CRAM-MD5", "pop3s", bySASL(func(_ context.Context, v *visitor) (sasl.Client, error) { return &cramClient{v}, nil })}},
+	{"alice", way{"GSSAPI", "pop3s", bySASL(func(ctx context.Context, v *visitor) (sasl.Client, error) {
+		return gssapi.NewClient(ctx, v.tickets, "pop/localhost", gssapi.Options{Mutual: true})
+	})}},
+}
+
+// atOnce logs in each way at once and tells by the way's name with which code
+// each was refused, "OK" where it was not.
+func (d *divided) atOnce(t *testing.T, visitors map[string]*visitor) (ended <-chan map[string]string) {
+	t.Helper()
+	done := make(chan map[string]string, 1)
+	type outcome struct{ way, code string }
+	outcomes := make(chan outcome, len(helperWays))
+	for _, w := range helperWays {
+		go func() { // ended by its deadline
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			err := w.visit(ctx, visitors[w.user], d.front.door(w.door))
+			var refused *pop3.ServerError
+			switch {
+			case err == nil:
+				outcomes <- outcome{w.name, "OK"}
+			case errors.As(err, &refused):
+				outcomes <- outcome{w.name, refused.Code}
+			default:
+				outcomes <- outcome{w.name, err.Error()}
+			}
+		}()
+	}
+	go func() {
+		all := map[string]string{}
+		for range helperWays {
+			o := <-outcomes
+			all[o.way] = o.code
+		}
+		done <- all
+	}()
+	return done
+}
+
+// TestHungHelper: a helper that stands still is an outage to every sort of login,
+// in time, and so is its death while they wait for it. The first login after it
+// goes on, or is there anew, gets in.
+func TestHungHelper(t *testing.T) {
+	t.Parallel()
+	r := inProcess.realm(t)
+	d := divide(t, r.keytab)
+	visitors := map[string]*visitor{}
+	roots := x509.NewCertPool()
+	roots.AddCert(d.front.authority.Certificate())
+	conf, err := os.ReadFile(r.conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tickets, err := krb5.NewClient(string(conf), "alice", "EXAMPLE.TEST", authn.Password("pw-alice"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(tickets.Close)
+	for _, user := range []string{"alice", "carol"} {
+		d.front.deliver(t, user, nil)
+		visitors[user] = &visitor{user: user, password: "pw-" + user, tickets: tickets, tls: &tls.Config{RootCAs: roots, ServerName: "localhost"}}
+	}
+	own(t, d.front.dir, frontUID)
+	d.startHelper(t)
+	d.front.launch(t, d.bin, "serve", &syscall.Credential{Uid: frontUID, Gid: frontUID})
+	signal := func(s syscall.Signal) {
+		t.Helper()
+		if err := d.helper.cmd.Process.Signal(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(when, code string, got map[string]string) {
+		t.Helper()
+		for _, w := range helperWays {
+			if got[w.name] != code {
+				t.Errorf("%s, %s: got %s, want %s", when, w.name, got[w.name], code)
+			}
+		}
+	}
+	works := func(when string) {
+		t.Helper()
+		for _, w := range helperWays { // one after the other: a maildrop has one session
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			if err := w.visit(ctx, visitors[w.user], d.front.door(w.door)); err != nil {
+				t.Errorf("%s: %v", when, err)
+			}
+			cancel()
+		}
+	}
+	works("well")
+	signal(syscall.SIGSTOP)
+	began := time.Now()
+	want("stopped", "SYS/TEMP", <-d.atOnce(t, visitors))
+	if took := time.Since(began); took < time.Second {
+		t.Errorf("the outage was told after %v: nobody was asked", took)
+	}
+	signal(syscall.SIGCONT)
+	works("goes on")
+	signal(syscall.SIGSTOP)
+	waiting := d.atOnce(t, visitors)
+	d.helper.kill(t)
+	want("killed in mid-login", "SYS/TEMP", <-waiting)
+	d.startHelper(t)
+	works("started anew")
+	// one that stands still before the front has said a word to it
+	d.helper.kill(t)
+	d.startHelper(t)
+	signal(syscall.SIGSTOP)
+	want("stopped at once", "SYS/TEMP", <-d.atOnce(t, visitors))
+	signal(syscall.SIGCONT)
+	works("goes on again")
+	if said := d.front.said(); strings.Contains(said, "kind=rejected") || !strings.Contains(said, "kind=unavailable") {
+		t.Error("an outage was told as something else")
 	}
 }

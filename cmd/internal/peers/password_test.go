@@ -38,6 +38,8 @@ var passwordClients = []struct {
 	{"dave", muttSCRAM("scram-unbound", "neomutt", "yes")},
 	{"dave", saying("AUTH SCRAM-SHA-256", pop3testSCRAM("SCRAM-SHA-256"))},
 	{"dave", saying("AUTH SCRAM-SHA-1", pop3testSCRAM("SCRAM-SHA-1"))},
+	{"alice", saying("AUTH PLAIN", pop3testAt("bare", "PLAIN", "PLAIN", "-w", "PASSWORD"))},
+	{"alice", pop3testAt("pop3s", "PLAIN on POP3S", "PLAIN", "-s", "-w", "PASSWORD")},
 	{"dave", saying("AUTH SCRAM-SHA-256", incSCRAM("SCRAM-SHA-256"))},
 	{"carol", perl("APOP", "pop3")},
 	{"carol", perl("CRAM-MD5", "pop3")},

@@ -103,7 +103,7 @@ func startWith(t *testing.T, keytab, configuration string) *server {
 	s.write(t, "users", users)
 	s.write(t, "digests", digests)
 	s.makeKeys(t)
-	s.write(t, "keys.json", string(oidctest.Set(signingKey())))
+	s.write(t, "keys.json", string(oidctest.Set(signingKey(), curveKey())))
 	s.certify(t)
 	if err := os.Mkdir(filepath.Join(s.dir, "mail"), 0o700); err != nil {
 		t.Fatal(err)

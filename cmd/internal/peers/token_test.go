@@ -8,8 +8,11 @@ import (
 	"github.com/kpopd/kpopd/authn/oidc/oidctest"
 )
 
-// signingKey is the issuer's, shared by all tests.
-var signingKey = sync.OnceValue(func() *oidctest.Key { return oidctest.NewKey("peers", "RS256") })
+// signingKey and curveKey are the issuer's, shared by all tests.
+var (
+	signingKey = sync.OnceValue(func() *oidctest.Key { return oidctest.NewKey("peers", "RS256") })
+	curveKey   = sync.OnceValue(func() *oidctest.Key { return oidctest.NewKey("peers-curve", "ES256") })
+)
 
 // tokenClients log in with bearer tokens.
 var tokenClients = []client{
@@ -33,14 +36,15 @@ func TestTokenClients(t *testing.T) {
 			mail := carried(c.maxLine, c.rare...)
 			srv.deliver(t, "alice", mail)
 
-			begin := func(changes map[string]any) *session {
+			begin := func(key *oidctest.Key, changes map[string]any) *session {
 				s := srv.session(t, c.door, nil)
-				s.user, s.password = "alice", signingKey().Sign(oidctest.Claims("https://sso.test", changes))
+				s.user, s.password = "alice", key.Sign(oidctest.Claims("https://sso.test", changes))
 				return s
 			}
-			wantMail(begin(nil), c, mail)
+			wantMail(begin(signingKey(), nil), c, mail)
+			wantMail(begin(curveKey(), nil), c, mail)
 			// for somebody else: curl and mpop show words of their own
-			s := begin(map[string]any{"preferred_username": "bob"})
+			s := begin(curveKey(), map[string]any{"preferred_username": "bob"})
 			if _, got := c.fetch(s); s.well || len(got) > 0 {
 				t.Errorf("with the token of another user it ends well (%v) and has %d octets", s.well, len(got))
 			}
