@@ -81,6 +81,7 @@ func TestPreparePassword(t *testing.T) {
 		{"composed and decomposed are one", "u\u0308", "ü"},
 		{"a no-break space is a space", "a\u00a0b", "a b"},
 		{"a control character stays", "a\tb\u0085", "a\tb\u0085"},
+		{"S-27: what SASLprep maps to nothing stays", "\u00ad\u200b\ufeff", "\u00ad\u200b\ufeff"},
 		{"Latin-1 stays", "Gr\xfc\xdfe", "Gr\xfc\xdfe"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -120,7 +120,7 @@ S: -ERR Not a message number`)
 	}
 }
 
-// Responses that are no base64, empty, too long or a star end the exchange and
+// S-6: responses that are no base64, empty, too long or a star end the exchange and
 // nothing else.
 func TestS06_OddResponses(t *testing.T) {
 	t.Parallel()
@@ -243,7 +243,7 @@ func TestS10_MemoryBeforeLogin(t *testing.T) {
 // as is a piece of a line.
 var as = bytes.Repeat([]byte("A"), 32<<10)
 
-// Sessions that run side by side and one after the other, on buffers from one
+// S-20: sessions that run side by side and one after the other, on buffers from one
 // pool, each see their own user and mail.
 func TestS20_NoSharedIdentity(t *testing.T) {
 	t.Parallel()

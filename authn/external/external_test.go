@@ -44,6 +44,8 @@ func TestRule166_Conformance(t *testing.T) {
 	}
 }
 
+// S-16: a certificate logs nobody in but the user it belongs to, without a rule
+// that says so; see TestRule166_Mapping for those that belong to nobody.
 func TestRule166_Authzid(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

@@ -113,6 +113,7 @@ var (
 	oidSN  = asn1.ObjectIdentifier{2, 5, 4, 5}
 )
 
+// S-16: a certificate without a name that leads to one user is no one's.
 func TestRule166_Mapping(t *testing.T) {
 	t.Parallel()
 	carol := certificate(t, person{cn: "Carol Jones", emails: []string{"carol@example.org"}})

@@ -64,7 +64,7 @@ func apart(a, b []float64) (d float64) {
 // million: sqrt(-ln(alpha/2)/2) * sqrt(2/n).
 const oneInAMillion = 0.1205
 
-// Refusals of known, unknown, locked and password-less users take equal time.
+// S-21: refusals of known, unknown, locked and password-less users take equal time.
 // The test compares distributions that were measured in one mixed run, and
 // shows that it would find a verifier that does no work for unknown users.
 func TestS21RefusalsTakeEqualTime(t *testing.T) {

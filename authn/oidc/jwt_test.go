@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"maps"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -33,6 +35,32 @@ func hs256(t *testing.T, secret []byte) string {
 	mac := hmac.New(sha256.New, secret)
 	mac.Write([]byte(input))
 	return input + "." + encode(string(mac.Sum(nil)))
+}
+
+// S-19: the name of a key is looked up among the keys of the issuer, and is no
+// path to others that lie beside them.
+func TestS19_KeyNamesAreNoPaths(t *testing.T) {
+	t.Parallel()
+	o := options(t, nil)
+	stranger := oidctest.NewKey("planted", "ES256")
+	planted := filepath.Join(filepath.Dir(o.Keys), "planted.json")
+	if err := os.WriteFile(planted, oidctest.Set(stranger), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	v := open(t, o)
+	for _, kid := range []string{
+		"planted", "planted.json", "./planted.json", "../" + filepath.Base(filepath.Dir(planted)) + "/planted.json", planted,
+		"file://" + planted, "keys.json", o.Keys, "planted.json\x00", "..", "/", "",
+	} {
+		token := stranger.SignAs(map[string]any{"alg": "ES256", "kid": kid}, payload(t))
+		id, err := verify(t.Context(), v, "alice", token)
+		wantKind(t, id, err, authn.Rejected)
+	}
+	// the plant is one that would grow where it is named
+	o.Keys = planted
+	if id, err := verify(t.Context(), open(t, o), "alice", stranger.SignAs(map[string]any{"alg": "ES256", "kid": "planted"}, payload(t))); err != nil || id.User != "alice" {
+		t.Errorf("got %+v, %v", id, err)
+	}
 }
 
 // Forgeries that have worked somewhere (RFC 8725), and what only looks like a

@@ -227,6 +227,30 @@ func TestRuleErrors(t *testing.T) {
 	}
 }
 
+// S-19: neither a login nor a realm leads out of the directory of homes.
+func TestS19_LoginsAreNoPaths(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	for _, dir := range []string{"home", "home/bob", "planted", realm, "home/" + realm} {
+		if err := os.Mkdir(filepath.Join(root, dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, dir, ".k5login"), []byte("alice@"+realm+"\nalice@../planted\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := newMapper(t, Options{LocalRealms: []string{realm}, K5Login: root + "/home/%u/.k5login"})
+	m.users = func(string) (uint32, bool, error) { return uint32(os.Geteuid()), true, nil }
+	mapping{"what the files would give", of(realm, "alice"), "bob", "bob"}.run(t, m)
+	for _, login := range []string{
+		"../planted", "../home/bob", "./bob", "bob/.", "bob/../../planted", "..", ".", "/", root + "/planted", "bob\x00", "../" + realm,
+	} {
+		mapping{"login " + login, of(realm, "alice"), login, ""}.run(t, m)
+		mapping{"principal " + login, of(realm, login), "", ""}.run(t, m)
+		mapping{"realm " + login, of(login, "bob"), "", ""}.run(t, m)
+	}
+}
+
 func TestK5Login(t *testing.T) {
 	t.Parallel()
 	home := t.TempDir()

@@ -35,9 +35,9 @@ import (
 //	checkpassword: hangs, killed in mid-login, cannot judge TestOutageInMidLogin, TestCheckpassword
 //	key set and introspection: hang, closed, 500, garbage   TestOutageOfIssuer, TestRule147IssuerIsDown
 //	helper: away, started anew                              TestHelper, peers.TestDivided
-//	helper: killed in mid-login                             remote.TestHelperDiesInMidLogin
+//	helper: hangs, killed in mid-login                      peers.TestHungHelper, remote.TestHelperDiesInMidLogin
 //	users file: broken or gone at a reload                  TestReloadReadsUsers, TestOutageOfUsersFile
-//	revocation list out of date                             TestRule158 of external_test.go
+//	revocation list out of date                             TestExternalReload
 
 // late is when a login in an outage has taken longer than any deadline below
 // explains, on the busiest machine.
