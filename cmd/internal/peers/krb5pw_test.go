@@ -22,7 +22,7 @@ policies:
   - {name: internet, offers: [GSSAPI, PLAIN, LOGIN, USER], chain: all}
   - {name: trusted, offers: [GSSAPI, PLAIN, LOGIN, USER], plain: trusted, trusted: [127.0.0.0/8], chain: all}
 chains:
-  - {name: all, steps: [{use: kdc, timeout: 2s}, {use: tickets}]}
+  - {name: all, steps: [{use: kdc, timeout: 8s}, {use: tickets}]}
 verifiers:
   - {name: kdc, type: krb5pw, realm: EXAMPLE.TEST, kdcs: ["KDC"], service: pop/localhost}
   - {name: tickets, type: principal, local_realms: [EXAMPLE.TEST]}
