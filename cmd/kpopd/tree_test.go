@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -103,6 +104,37 @@ var forTests = map[string]string{
 	"github.com/xdg-go/scram":         "is a client of SCRAM that somebody else wrote",
 	"go.uber.org/goleak":              "finds goroutines that nothing ends",
 	"golang.org/x/tools":              "reads txtar, the form of the transcripts",
+}
+
+// TestNoServersOfGoSASL: the server's side of every mechanism is ours. That of
+// go-sasl's OAUTHBEARER panics on an empty answer to a refusal (RFC 7628 section
+// 3.2.3), which any client can send.
+func TestNoServersOfGoSASL(t *testing.T) {
+	t.Parallel()
+	server := regexp.MustCompile(`^New\w*Server$`)
+	clients := 0
+	for pkg, files := range parsed(t, false, parser.SkipObjectResolution) {
+		for _, f := range files {
+			ast.Inspect(f, func(n ast.Node) bool {
+				s, ok := n.(*ast.SelectorExpr)
+				if !ok {
+					return true
+				}
+				if x, ok := s.X.(*ast.Ident); ok && x.Name == "sasl" {
+					if server.MatchString(s.Sel.Name) {
+						t.Errorf("%s uses sasl.%s", pkg, s.Sel.Name)
+					}
+					if strings.HasSuffix(s.Sel.Name, "Client") {
+						clients++
+					}
+				}
+				return true
+			})
+		}
+	}
+	if clients == 0 {
+		t.Error("nobody uses go-sasl's clients, or this test is blind")
+	}
 }
 
 // TestImports pins the directions of imports and who may use which module.
@@ -201,9 +233,15 @@ func TestTopLevel(t *testing.T) {
 	}
 }
 
-// packages parses the files of the module, those of tests or the others, by
-// package directory.
+// packages parses the imports of the files of the module, those of tests or the
+// others, by package directory.
 func packages(t *testing.T, tests bool) map[string][]*ast.File {
+	t.Helper()
+	return parsed(t, tests, parser.ImportsOnly|parser.ParseComments)
+}
+
+// parsed parses as much of them as mode says.
+func parsed(t *testing.T, tests bool, mode parser.Mode) map[string][]*ast.File {
 	t.Helper()
 	root := filepath.Join("..", "..")
 	pkgs := map[string][]*ast.File{}
@@ -216,7 +254,7 @@ func packages(t *testing.T, tests bool) map[string][]*ast.File {
 		case d.IsDir() || !strings.HasSuffix(p, ".go") || strings.HasSuffix(p, "_test.go") != tests:
 			return nil
 		}
-		f, err := parser.ParseFile(token.NewFileSet(), p, nil, parser.ImportsOnly|parser.ParseComments)
+		f, err := parser.ParseFile(token.NewFileSet(), p, nil, mode)
 		if err != nil {
 			return err
 		}

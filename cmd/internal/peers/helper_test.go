@@ -47,18 +47,20 @@ listeners:
   - {name: pop3s, address: "127.0.0.1:0", tls: implicit, policy: internet}
   - {name: bare, address: "127.0.0.1:0", policy: trusted}
   - {name: kpop, address: "127.0.0.1:0", protocol: kpop, tls: starttls, policy: campus}
+  - {name: old, address: "127.0.0.1:0", tls: implicit, policy: old}
 certificates:
   - {name: localhost, cert: cert.pem, key: key.pem}
 policies:
   - {name: internet, offers: [GSSAPI, CRAM-MD5, APOP, PLAIN, LOGIN, USER], chain: all}
   - {name: trusted, offers: [GSSAPI, CRAM-MD5, APOP, PLAIN, LOGIN, USER], plain: trusted, trusted: [127.0.0.0/8], chain: all}
   - {name: campus, offers: [KPOP], chain: all}
+  - {name: old, offers: [GSS-SPNEGO], chain: all}
 chains:
   - {name: all, steps: [{use: helper}]}
 verifiers:
   - {name: helper, type: remote, socket: RUN/socket, judges: [passwords, secrets, principals, tickets]}
 kerberos: {remote: helper}
-gssapi: {layers: [none, integrity, privacy]}
+gssapi: {layers: [none, integrity, privacy], channel_binding: "off"} # as in [negotiating]
 pop3: {hostname: localhost}
 maildrops: {root: mail}
 log: {level: debug}
@@ -162,6 +164,7 @@ func TestDivided(t *testing.T) {
 		{"alice", fetchmailKPOP("KPOP", "sslproto ''")},
 		{"alice", curl("GSSAPI", "pop3", "pop3", "--login-options", "AUTH=GSSAPI", "-u", ":")},
 		{"alice", pop3test("GSSAPI with privacy", "none, integrity, privacy", "256")},
+		{"alice", pop3testAt("old", "GSS-SPNEGO", "GSS-SPNEGO", "-s", "-l", "512")},
 		{"carol", curl("CRAM-MD5", "pop3", "pop3", "--login-options", "AUTH=CRAM-MD5", "-u", "USER:PASSWORD")},
 		{"alice", curl("PLAIN on POP3S", "pop3s", "pop3s", "--login-options", "AUTH=PLAIN", "-u", "USER:PASSWORD")},
 	}
