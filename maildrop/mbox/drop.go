@@ -230,10 +230,10 @@ func (c *content) Read(p []byte) (int, error) {
 
 func (c *content) end() error {
 	now, err := stampOf(c.fd)
-	if err == nil && now != c.at {
-		err = verify(c.fd, c.entry)
+	if err == nil && now == c.at {
+		return io.EOF
 	}
-	if err != nil {
+	if err := verify(c.fd, c.entry); err != nil {
 		return err
 	}
 	return io.EOF
@@ -245,7 +245,8 @@ func (c *content) Close() error {
 	}
 	fd := c.fd
 	c.fd = -1
-	return unix.Close(fd)
+	unix.Close(fd) // nothing was written to it
+	return nil
 }
 
 // Commit implements [maildrop.Drop]. Either all marked messages go or none does.
@@ -312,5 +313,6 @@ func (d *drop) Close() error {
 	}
 	lock := d.lock
 	d.lock = -1
-	return release(lock)
+	release(lock)
+	return nil
 }

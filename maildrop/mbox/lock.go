@@ -54,7 +54,7 @@ func (s *Store) tokenOf(fd int) (string, error) {
 	}
 	// the first octet is locked, so that two servers that start at once agree
 	first := unix.Flock_t{Type: unix.F_WRLCK, Len: 1}
-	if err := unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLKW, &first); err != nil {
+	if err := uninterrupted(func() error { return unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLKW, &first) }); err != nil {
 		return "", err
 	}
 	token := make([]byte, 32)
@@ -63,7 +63,7 @@ func (s *Store) tokenOf(fd int) (string, error) {
 		var random [16]byte
 		rand.Read(random[:]) // never fails
 		hex.Encode(token, random[:])
-		_, _ = unix.Pwrite(fd, token, 0)
+		_ = kernel.writeAll(fd, token, 0) // else the token is this process's
 	} else if err != nil {
 		return "", err
 	}
@@ -97,10 +97,14 @@ func (s *Store) lockSession(path string) (int, error) {
 		return -1, err
 	}
 	defer unix.Close(dir)
-	fd, err := beneath.Open(dir, lockFile, unix.O_RDWR|unix.O_CREAT, 0o600)
+	fd, err := beneath.Open(dir, lockFile, unix.O_RDWR, 0)
+	if err == unix.ENOENT {
+		fd, err = beneath.Open(dir, lockFile, unix.O_RDWR|unix.O_CREAT, 0o600)
+	}
 	if err != nil {
 		return -1, beneath.Wrap("open", lockFile, err)
 	}
+	s.reserve.Do(func() { s.keepReserve(dir) })
 	if _, err := s.tokenOf(fd); err != nil {
 		unix.Close(fd)
 		return -1, beneath.Wrap("read", lockFile, err)
@@ -131,9 +135,9 @@ func tryFcntl(fd int, l unix.Flock_t) error {
 
 // release frees what is locked through fd and closes it. Closing alone would free
 // nothing yet while a child that was just forked still has a copy.
-func release(fd int) error {
+func release(fd int) {
 	_ = unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_UNLCK})
-	return unix.Close(fd)
+	unix.Close(fd)
 }
 
 // spool is a locked spool file.
@@ -260,7 +264,7 @@ const stale = 5 * time.Minute
 // to the spool file, but it can be read.
 func (sp *spool) dotlock() error {
 	name := sp.name + ".lock"
-	fd, err := beneath.Open(sp.dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o644)
+	err := sp.makeDotlock(name)
 	switch err {
 	case nil:
 	case unix.EEXIST:
@@ -278,9 +282,35 @@ func (sp *spool) dotlock() error {
 		return err
 	}
 	sp.dot = true
-	_, _ = unix.Write(fd, []byte(sp.store.token)) // without a token it is a dotlock too
-	return unix.Close(fd)
+	return nil
 }
+
+// makeDotlock makes a dotlock with our token in it at once, so that none is left
+// without when the process dies: nobody would know whose that is. Where the file
+// system cannot do that, there is such a moment.
+func (sp *spool) makeDotlock(name string) error {
+	fd, err := beneath.Open(sp.dir, ".", unix.O_WRONLY|unix.O_TMPFILE, 0o644)
+	if err == nil {
+		sp.writeToken(fd)
+		err = uninterrupted(func() error {
+			return unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), sp.dir, name, unix.AT_SYMLINK_FOLLOW)
+		})
+		unix.Close(fd)
+		if err == nil || err == unix.EEXIST || full(err) {
+			return err
+		}
+	}
+	fd, err = beneath.Open(sp.dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	sp.writeToken(fd)
+	unix.Close(fd)
+	return nil
+}
+
+// writeToken may fail: without a token it is a dotlock too.
+func (sp *spool) writeToken(fd int) { _ = kernel.writeAll(fd, []byte(sp.store.token), 0) }
 
 // removeStale removes a dotlock that nobody holds any more: an old one, and one of
 // a session that died, since this one has the session lock.
@@ -298,8 +328,8 @@ func (sp *spool) removeStale(name string) error {
 		return err
 	}
 	text := make([]byte, len(sp.store.token)+1)
-	n, err := unix.Pread(fd, text, 0)
-	if err != nil {
+	n, err := file(fd).ReadAt(text, 0)
+	if err != nil && err != io.EOF {
 		return err
 	}
 	age := time.Since(time.Unix(st.Mtim.Unix()))
@@ -308,7 +338,7 @@ func (sp *spool) removeStale(name string) error {
 		return errBusy
 	}
 	if err := unix.Fstatat(sp.dir, name, &now, unix.AT_SYMLINK_NOFOLLOW); err == nil && now.Ino == st.Ino && now.Dev == st.Dev {
-		if err := unix.Unlinkat(sp.dir, name, 0); err != nil && err != unix.ENOENT {
+		if err := unlink(sp.dir, name); err != nil && err != unix.ENOENT {
 			return err
 		}
 		sp.store.log.Warn("stale dotlock removed", "maildrop", sp.path, "age", age.Round(time.Second), "ours", ours)
@@ -322,7 +352,7 @@ func (sp *spool) close() {
 	unlockDot := func() {
 		if sp.dot {
 			sp.dot = false
-			if err := unix.Unlinkat(sp.dir, sp.name+".lock", 0); err != nil && err != unix.ENOENT {
+			if err := unlink(sp.dir, sp.name+".lock"); err != nil && err != unix.ENOENT {
 				sp.store.log.Error("dotlock not removed", "maildrop", sp.path, "err", err)
 			}
 		}
@@ -331,7 +361,7 @@ func (sp *spool) close() {
 		unlockDot()
 	}
 	if sp.fd >= 0 {
-		_ = release(sp.fd)
+		release(sp.fd)
 		sp.fd = -1
 	}
 	unlockDot()

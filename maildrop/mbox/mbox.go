@@ -38,8 +38,12 @@
 // for a lock has the old one open. What stays is first written to a journal, so
 // that a rewriting that broke off is done again at the next login, with the mail
 // that has come since. Removing the last messages, or all, only cuts the file
-// short, and needs no room on a full disk. What is said of the order of these
-// steps stands in rewrite.go; a change must keep it.
+// short, and needs no room on a full disk. When there is no room for a journal it is
+// written to a file that was allocated before, when the server first served: 16 MiB,
+// once for all maildrops. So on a full disk messages go unless more than that would
+// have to stay behind the first of them, or there is no inode for a dotlock: then
+// none of them goes and QUIT says so. What is said of the order of these steps stands
+// in rewrite.go; a change must keep it.
 //
 // Index and journal lie in the state directory, since nobody may write to many
 // spool directories. The index is never trusted against the file: it is used when
@@ -91,6 +95,11 @@ type Options struct {
 	// LockWait bounds the wait for the locks of others; 30 s when zero.
 	LockWait time.Duration
 
+	// Reserve is how many octets are set aside in the state directory, once for all
+	// maildrops, so that messages can be removed when the disk is full; 16 MiB when
+	// zero, none when negative.
+	Reserve int64
+
 	// UIDs gives messages other unique-ids than this package's; nil when there are
 	// none. It is called when messages are new, with the head of the file's first
 	// message, which may be one that a mail program made for itself, and returns
@@ -116,6 +125,7 @@ type Store struct {
 	mu    sync.Mutex // guards writing of token, which sessions read that have made sure of it
 	token string     // stands in our dotlocks
 
+	reserve   sync.Once   // the reserve has been looked for
 	unwritten atomic.Bool // an index could not be written, and that has been told
 }
 
@@ -144,6 +154,9 @@ func New(root string, o Options) (*Store, error) {
 	}
 	if o.LockWait == 0 {
 		o.LockWait = 30 * time.Second
+	}
+	if o.Reserve == 0 {
+		o.Reserve = 16 << 20
 	}
 	s := &Store{root: root, options: o, layout: l, log: o.Log, calls: kernel}
 	if s.log == nil {

@@ -63,6 +63,9 @@ func newWorld(t testing.TB) *world {
 func (w *world) store(o Options) *Store {
 	w.t.Helper()
 	o.State = w.state
+	if o.Reserve == 0 {
+		o.Reserve = 64 << 10
+	}
 	s, err := New(w.root, o)
 	if err != nil {
 		w.t.Fatal(err)

@@ -88,8 +88,23 @@ var kernel = calls{
 	pwrite:   unix.Pwrite,
 	truncate: unix.Ftruncate,
 	fsync:    unix.Fsync,
-	rename:   func(dir int, from, to string) error { return unix.Renameat(dir, from, dir, to) },
-	unlink:   func(dir int, name string) error { return unix.Unlinkat(dir, name, 0) },
+	rename: func(dir int, from, to string) error {
+		return uninterrupted(func() error { return unix.Renameat(dir, from, dir, to) })
+	},
+	unlink: unlink,
+}
+
+func unlink(dir int, name string) error {
+	return uninterrupted(func() error { return unix.Unlinkat(dir, name, 0) })
+}
+
+// uninterrupted makes a call again that a signal interrupted.
+func uninterrupted(call func() error) error {
+	for {
+		if err := call(); err != unix.EINTR {
+			return err
+		}
+	}
 }
 
 func (c *calls) writeAll(fd int, p []byte, at int64) error {
@@ -210,8 +225,9 @@ func (sp *spool) after(j *journal) (uint64, error) {
 	return sum.Sum64(), err
 }
 
-// writeJournal makes the journal durable, in place of one that is there.
-func (sp *spool) writeJournal(j *journal, content func(yield func(io.Reader) error) error) (err error) {
+// writeJournal makes the journal durable, in place of one that is there. Where there
+// is no room for it, it goes into the reserve.
+func (sp *spool) writeJournal(j *journal, content func(yield func(io.Reader) error) error) error {
 	s := sp.store
 	dir, err := s.state()
 	if err != nil {
@@ -220,16 +236,29 @@ func (sp *spool) writeJournal(j *journal, content func(yield func(io.Reader) err
 	defer unix.Close(dir)
 	name := stateName(sp.path, "redo")
 	fd, err := beneath.Open(dir, name+".new", unix.O_RDWR|unix.O_CREAT|unix.O_TRUNC, 0o600)
-	if err != nil {
+	if err == nil {
+		err = sp.fillJournal(dir, fd, name, j, content)
+	}
+	if !full(err) {
 		return err
 	}
+	if fd, taken := s.takeReserve(dir, name+".new"); taken {
+		return sp.fillJournal(dir, fd, name, j, content)
+	}
+	return err
+}
+
+// fillJournal writes the journal to fd, which it closes, and gives it its name.
+func (sp *spool) fillJournal(dir, fd int, name string, j *journal, content func(yield func(io.Reader) error) error) (err error) {
+	s := sp.store
 	defer func() {
-		err = errors.Join(err, unix.Close(fd))
 		if err != nil {
-			_ = s.calls.unlink(dir, name+".new")
+			_ = s.dropFile(dir, fd, name+".new")
 		}
+		unix.Close(fd) // it is on disk, or it is not wanted
 	}()
 	sum := crc64.New(polynomial)
+	j.Octets = 0
 	err = content(func(r io.Reader) error {
 		n, err := s.copy(fd, journalOctets+j.Octets, io.TeeReader(r, sum))
 		j.Octets += n
@@ -397,7 +426,7 @@ func (sp *spool) apply(dir, fd int, name string, j *journal) error {
 			return err
 		}
 		if !marked { // it was cut, and what lies behind is new
-			return s.dropJournal(dir, name)
+			return s.dropJournal(dir, fd, name)
 		}
 	}
 	if at.size > j.Size {
@@ -426,7 +455,7 @@ func (sp *spool) apply(dir, fd int, name string, j *journal) error {
 	if err := s.calls.sync(sp.fd); err != nil {
 		return err
 	}
-	return s.dropJournal(dir, name)
+	return s.dropJournal(dir, fd, name)
 }
 
 // marked says that the mark is still there.
@@ -459,11 +488,15 @@ func (sp *spool) join(size int64, fd int, old *journal, name string) error {
 	return err
 }
 
-func (s *Store) dropJournal(dir int, name string) error {
-	if err := s.calls.unlink(dir, name); err != nil && err != unix.ENOENT {
+func (s *Store) dropJournal(dir, fd int, name string) error {
+	if err := s.dropFile(dir, fd, name); err != nil && err != unix.ENOENT {
 		return err
 	}
-	return s.calls.sync(dir)
+	if err := s.calls.sync(dir); err != nil {
+		return err
+	}
+	s.clearReserve(fd)
+	return nil
 }
 
 // commit removes entries, those that del says, from a file that l describes, and

@@ -12,8 +12,11 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/kpopd/kpopd/maildrop"
 	"github.com/kpopd/kpopd/maildrop/maildir"
+	"github.com/kpopd/kpopd/maildrop/mbox"
 )
 
 // store is one format of maildrops and what other programs do to alice's.
@@ -26,6 +29,10 @@ type store struct {
 
 	// trash says that a message which is no longer in the maildrop is in its trash.
 	trash bool
+
+	// rewrites says that removing writes to a file: when that fails for want of
+	// room, QUIT may say so. A disk that is full does not fail where it has room.
+	rewrites bool
 
 	open func(root string) (maildrop.Store, error)
 
@@ -58,6 +65,16 @@ var stores = []store{
 			return maildir.New(root, maildir.Options{Trash: true})
 		},
 		make: makeMaildir, put: putMaildir, deliver: deliverMaildir, show: showMaildir,
+	},
+	{
+		name: "mbox", rewrites: true,
+		open: openMbox(mbox.Fcntl),
+		make: makeMbox, put: putMbox, deliver: deliverMbox,
+	},
+	{
+		name: "mbox with dotlocks", rewrites: true, variant: true,
+		open: openMbox(mbox.Fcntl, mbox.Dotlock),
+		make: makeMbox, put: putMbox, deliver: deliverMbox,
 	},
 }
 
@@ -104,6 +121,52 @@ func showMaildir(root string) error {
 		err = errors.Join(err, os.Rename(filepath.Join(dir, "new", f.Name()), filepath.Join(dir, "cur", f.Name()+":2,S")))
 	}
 	return err
+}
+
+func openMbox(locks ...string) func(root string) (maildrop.Store, error) {
+	return func(root string) (maildrop.Store, error) {
+		return mbox.New(root, mbox.Options{State: filepath.Join(root, "state"), Locks: locks, Reserve: 64 << 10})
+	}
+}
+
+// makeMbox makes a spool file, and has a server see it, which sets room aside.
+func makeMbox(root string) error {
+	err := errors.Join(os.Mkdir(filepath.Join(root, "state"), 0o700), os.WriteFile(filepath.Join(root, user), nil, 0o600))
+	if err != nil {
+		return err
+	}
+	st, err := openMbox(mbox.Fcntl)(root)
+	if err != nil {
+		return err
+	}
+	d, err := st.Open(context.Background(), maildrop.Ref{User: user})
+	if err != nil {
+		return err
+	}
+	return d.Close()
+}
+
+func putMbox(root, text string) error { return appendMbox(root, text, false) }
+
+func deliverMbox(root, text string) error { return appendMbox(root, text, true) }
+
+// appendMbox delivers as Postfix does.
+func appendMbox(root, text string, sync bool) (err error) {
+	f, err := os.OpenFile(filepath.Join(root, user), os.O_RDWR|os.O_APPEND, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLKW, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
+		return err
+	}
+	if _, err := f.WriteString("From sender@example.test Tue Nov 14 22:13:20 2023\n" + text + "\n"); err != nil {
+		return err
+	}
+	if sync {
+		return f.Sync()
+	}
+	return nil
 }
 
 // message is the text of message number n. Sizes differ, and some messages are
