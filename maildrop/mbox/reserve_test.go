@@ -27,8 +27,18 @@ func fullDisk(s *Store) {
 	}
 }
 
+// needReserve skips the test where the file system cannot set room aside.
+func needReserve(t *testing.T, w *world) {
+	t.Helper()
+	f := must(os.CreateTemp(w.state, "probe"))
+	defer f.Close()
+	if err := unix.Fallocate(int(f.Fd()), 0, 0, 1<<10); err == unix.EOPNOTSUPP {
+		t.Skip("the file system allocates nothing ahead")
+	}
+}
+
 // On a full disk messages are removed with the journal in the reserve, as often as
-// it takes, and the reserve keeps nothing of the mail.
+// it takes.
 func TestFullDiskReserve(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -46,6 +56,7 @@ func TestFullDiskReserve(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		needReserve(t, w)
 		fullDisk(s)
 		if err := d.Commit(t.Context(), []int{i}); err != nil {
 			t.Fatal(err)
@@ -53,9 +64,6 @@ func TestFullDiskReserve(t *testing.T) {
 		b, err := os.ReadFile(filepath.Join(w.state, reserveFile))
 		if err != nil || int64(len(b)) != s.options.Reserve {
 			t.Fatalf("the reserve has %d octets, %v", len(b), err)
-		}
-		if strings.Contains(string(b), "secret") {
-			t.Log("the file system cannot clear what is allocated") // not every one can
 		}
 	}
 	if got := w.read("alice"); got != want {
@@ -79,6 +87,11 @@ func TestFullDiskBeyondReserve(t *testing.T) {
 		}
 		return d.Commit(t.Context(), []int{0})
 	}
+	shut := must(s.Open(t.Context(), maildrop.Ref{User: "alice"})).Close() // the first session sets the reserve aside
+	if shut != nil {
+		t.Fatal(shut)
+	}
+	needReserve(t, w)
 	for range 2 {
 		fullDisk(s)
 		var refused *maildrop.CommitError
