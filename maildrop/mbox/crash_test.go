@@ -63,6 +63,7 @@ func (d *dying) install(s *Store) {
 				return errDead
 			}
 			d.keep(fd, size)
+			d.blank(fd, size)
 			return unix.Ftruncate(fd, size)
 		},
 		fsync: func(fd int) error {
@@ -111,6 +112,33 @@ func (d *dying) keep(fd int, from int64) {
 	}})
 }
 
+// blank writes NULs over what a truncation leaves of the last block, as ext4 does, and
+// may have on disk before the new size.
+func (d *dying) blank(fd int, size int64) {
+	if d.power == nil || d.power.IntN(2) == 0 {
+		return
+	}
+	block := int64(sector) << d.power.IntN(2)
+	if end := min((size+block-1)/block*block, must(stampOf(fd)).size); end > size {
+		must(unix.Pwrite(fd, make([]byte, end-size), size))
+		d.ops[len(d.ops)-1].undo = d.sized(fd)
+	}
+}
+
+// sized is the size alone made what it was.
+func (d *dying) sized(fd int) func() {
+	at := must(stampOf(fd))
+	old := make([]byte, at.size)
+	must(file(fd).ReadAt(old, 0))
+	f := os.NewFile(uintptr(must(unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0))), "")
+	return func() {
+		must(f.WriteAt(old, 0))
+		if err := f.Truncate(at.size); err != nil {
+			panic(err)
+		}
+	}
+}
+
 func (d *dying) rename(dir int, from, to string) error {
 	if d.power != nil {
 		d.remember(dir, to)
@@ -157,7 +185,7 @@ func (d *dying) crash() {
 // mail is what the sweeps work on: messages that are alike among them.
 func mail(n int) (texts []string, text string) {
 	for i := range n {
-		m := fmt.Sprintf("Subject: %d\n\n%s\n", i%7, strings.Repeat(fmt.Sprintf("line of %d\n", i%7), 1+i%5))
+		m := fmt.Sprintf("Subject: %d\n\n%s\n", i%7, strings.Repeat(fmt.Sprintf("line of %d\n", i%7), 20+i%5))
 		texts = append(texts, m)
 		text += asDelivered(m)
 	}
@@ -282,7 +310,7 @@ func TestKillSweep(t *testing.T) {
 func TestPowerSweep(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(2) {
-		for _, del := range [][]int{{2, 3, 6}, {8}} {
+		for _, del := range [][]int{{2, 3, 6}, {4, 5, 6, 7, 8}, {0, 1, 2, 3, 4, 5, 6, 7, 8}} {
 			t.Run(fmt.Sprintf("seed %d, %d", seed, del), func(t *testing.T) {
 				t.Parallel()
 				random := rand.New(rand.NewPCG(seed, 1))
@@ -356,6 +384,39 @@ func TestFaults(t *testing.T) {
 				t.Fatalf("%v at call %d: the file is\n%s", errno, at, got)
 			}
 		}
+	}
+}
+
+// What a power cut leaves of a delivery does not hide the next one.
+func TestTornDelivery(t *testing.T) {
+	t.Parallel()
+	whole, next := asDelivered("whole\n"), asDelivered("next\n")
+	for _, tt := range []struct{ name, left, want string }{
+		{"nothing but room", whole + strings.Repeat("\x00", 9000), whole},
+		{"the only one", "\x00\x00\x00", ""},
+		{"a part of a line", whole + "From a@b Tue Nov 14 22:13:20 2023\nSubj\x00\x00", whole + "From a@b Tue Nov 14 22:13:20 2023\nSubj\n\n"},
+		{"whole lines", whole + "From a@b Tue Nov 14 22:13:20 2023\nSubject: x\n\x00", whole + "From a@b Tue Nov 14 22:13:20 2023\nSubject: x\n\n"},
+		{"NULs inside", asDelivered("a\x00\x00b\n"), asDelivered("a\x00\x00b\n")},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			var log strings.Builder
+			s := w.store(Options{Log: captured(&log)})
+			w.write("alice", tt.left)
+			before, _ := list(t, s)
+			if got := w.read("alice"); got != tt.want {
+				t.Errorf("the file is %q, want %q", got, tt.want)
+			}
+			if said := strings.Contains(log.String(), "level=WARN"); said != (tt.left != tt.want) {
+				t.Errorf("the log says %q", log.String())
+			}
+			w.deliver("alice", next)
+			after, _ := list(t, s)
+			if len(after) != len(before)+1 || !slices.Equal(after[:len(before)], before) {
+				t.Errorf("ids %q, then %q", before, after)
+			}
+		})
 	}
 }
 

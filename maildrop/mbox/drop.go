@@ -61,6 +61,9 @@ func (d *drop) read(ctx context.Context, sp *spool, old *listing) (*listing, err
 		if redone {
 			old = old.doubted()
 		}
+		if err := sp.trim(); err != nil {
+			return nil, err
+		}
 	}
 	l, err := sp.refresh(ctx, old)
 	if err != nil {

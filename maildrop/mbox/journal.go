@@ -17,17 +17,17 @@ import (
 
 // journal is the head of a journal file. What stays follows it.
 type journal struct {
-	Magic    [16]byte
-	Phase    uint8 // phaseCopy or phaseCut; not in Sum, since it changes
-	Dev, Ino uint64
-	From     int64  // where the rewriting begins
-	Size     int64  // of the file before it
-	Octets   int64  // that stay from there on
-	Before   uint64 // sum of what lies in front
-	After    uint64 // sum of what lies behind the mark until the file is cut
-	Content  uint64 // sum of what stays
-	Mark     [16]byte
-	Sum      uint64
+	Magic   [16]byte
+	Phase   uint8  // phaseCopy or phaseCut; not in Sum, since it changes
+	Ino     uint64 // of the file; its device may have another number after a reboot
+	From    int64  // where the rewriting begins
+	Size    int64  // of the file before it
+	Octets  int64  // that stay from there on
+	Before  uint64 // sum of what lies in front
+	After   uint64 // sum of what lies behind the mark until the file is cut
+	Content uint64 // sum of what stays
+	Mark    [16]byte
+	Sum     uint64
 }
 
 const (
@@ -38,6 +38,9 @@ const (
 )
 
 var journalOctets = int64(binary.Size(journal{}))
+
+// end is where the file is to end, and where the mark is until then.
+func (j *journal) end() int64 { return j.From + j.Octets }
 
 func (j *journal) encode() []byte {
 	j.Sum = j.sum()
@@ -61,7 +64,7 @@ func (sp *spool) newJournal(from, size int64) (*journal, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := &journal{Phase: phaseCopy, Dev: in.dev, Ino: in.ino, From: from, Size: size}
+	j := &journal{Phase: phaseCopy, Ino: in.ino, From: from, Size: size}
 	copy(j.Magic[:], journalMagic)
 	rand.Read(j.Mark[:]) // never fails
 	j.Before, err = sp.before(from)
@@ -78,7 +81,7 @@ func (sp *spool) before(from int64) (uint64, error) {
 
 // after is the sum of what lies between the mark and the end of the file.
 func (sp *spool) after(j *journal) (uint64, error) {
-	from := j.From + j.Octets + int64(len(j.Mark))
+	from := j.end() + int64(len(j.Mark))
 	sum := crc64.New(polynomial)
 	n, err := io.Copy(sum, io.NewSectionReader(file(sp.fd), from, j.Size-from))
 	if err == nil && n < j.Size-from {
@@ -198,29 +201,33 @@ func (sp *spool) fits(j *journal) error {
 	if err != nil {
 		return err
 	}
-	end := j.From + j.Octets
-	cut := false
-	if j.Phase == phaseCut {
-		marked, err := sp.marked(end, j)
-		if err != nil {
-			return err
-		}
-		cut = !marked
+	done, err := sp.cutting(j)
+	if err != nil {
+		return err
 	}
-	if at.inode != (inode{j.Dev, j.Ino}) || at.size < end || !cut && at.size < j.Size {
+	if at.ino != j.Ino || at.size < j.end() || done != cutDone && at.size < j.Size {
 		return fmt.Errorf("%w: the file was replaced or cut", errForeign)
 	}
 	before, err := sp.before(j.From)
 	if err != nil {
 		return err
 	}
-	after := j.After
-	if !cut {
-		if after, err = sp.after(j); err != nil {
+	same := before == j.Before
+	switch done {
+	case cutNot:
+		after, err := sp.after(j)
+		if err != nil {
 			return err
 		}
+		same = same && after == j.After
+	case cutBegun:
+		sum := crc64.New(polynomial)
+		if _, err := io.Copy(sum, io.NewSectionReader(file(sp.fd), j.From, j.Octets)); err != nil {
+			return err
+		}
+		same = same && sum.Sum64() == j.Content
 	}
-	if before != j.Before || after != j.After {
+	if !same {
 		return fmt.Errorf("%w: the file was rewritten", errForeign)
 	}
 	return nil
@@ -231,12 +238,55 @@ func readSum(sum hash.Hash64, fd int, octets int64) error {
 	return err
 }
 
-// marked says that the mark is still there.
-func (sp *spool) marked(end int64, j *journal) (bool, error) {
-	b := make([]byte, len(j.Mark))
-	n, err := file(sp.fd).ReadAt(b, end)
-	if err == io.EOF {
-		err = nil
+// cutting is how far step 4 has come.
+type cutting uint8
+
+const (
+	cutNot   cutting = iota
+	cutBegun         // the mark is under NULs, and the file is as long as before
+	cutDone
+)
+
+// sector is what the sizes of a file system's blocks are multiples of.
+const sector = 512
+
+// cutting looks at the place of the mark. Before it says that a file is shorter, a
+// file system may have written NULs over what is no longer its part of the last
+// block: a power cut in between leaves these. No mail begins with one.
+func (sp *spool) cutting(j *journal) (cutting, error) {
+	if j.Phase == phaseCopy {
+		return cutNot, nil
 	}
-	return bytes.Equal(b[:n], j.Mark[:]), err
+	b := make([]byte, len(j.Mark))
+	n, err := file(sp.fd).ReadAt(b, j.end())
+	if err != nil && err != io.EOF {
+		return 0, err
+	}
+	switch {
+	case bytes.Equal(b[:n], j.Mark[:]):
+		return cutNot, nil
+	case n == 0 || b[0] != 0:
+		return cutDone, nil
+	}
+	nuls, err := sp.nuls(j.end())
+	if err == nil && nuls < j.Size && nuls%sector != 0 {
+		return cutDone, nil // of a delivery that a later power cut has torn
+	}
+	return cutBegun, err
+}
+
+// nuls is where the NULs end that begin at an offset.
+func (sp *spool) nuls(at int64) (int64, error) {
+	buf := make([]byte, 4<<10)
+	for {
+		n, err := file(sp.fd).ReadAt(buf, at)
+		rest := bytes.TrimLeft(buf[:n], "\x00")
+		at += int64(n - len(rest))
+		switch {
+		case err == io.EOF:
+			return at, nil
+		case err != nil || len(rest) > 0:
+			return at, err
+		}
+	}
 }

@@ -4,9 +4,6 @@
 //
 // It runs on Linux 5.6 or later, for openat2.
 //
-// A known fault: on a real disk a power cut can cost a message, though the model
-// of one in this package's tests loses none.
-//
 // # Design notes
 //
 // The file is locked while it is read through at login and while messages are

@@ -410,10 +410,13 @@ func TestWhatIsNoMbox(t *testing.T) {
 		}
 		return err
 	}
-	for _, text := range []string{"hello\n", "From me to you\n\n", "\x00\x00", "\nFrom here on\n"} {
+	for _, text := range []string{"hello\n", "From me to you\n\n", "\x7fELF\x00\x00", "Fr\x00", "\nFrom here on\n"} {
 		w.write("alice", text)
 		if err := open(); !errors.Is(err, maildrop.ErrPermanent) {
 			t.Errorf("%q: %v, want ErrPermanent", text, err)
+		}
+		if got := w.read("alice"); got != text {
+			t.Errorf("%q was changed to %q", text, got)
 		}
 	}
 	if err := errors.Join(os.Remove(w.file("alice")), os.Symlink("/etc/passwd", w.file("alice"))); err != nil {

@@ -1,6 +1,7 @@
 package mbox
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -25,9 +26,10 @@ import (
 //
 // Whoever finds a journal knows where it broke off. Until step 3 is done the file
 // was not cut, so that mail which came since lies behind what was its end. After it
-// the mark says: while it is there the file was not cut; when it is not there the
-// file was, and what lies behind is mail. The sums say that the file is the one that
-// the journal was made for, also where a file that was restored got its inode.
+// the mark says: while it is there, or NULs in its place, the file was not cut; when
+// it is not there the file was, and what lies behind is mail. The sums say that the
+// file is the one that the journal was made for, also where a file that was restored
+// got its inode.
 
 // span is octets of the spool file.
 type span struct{ from, to int64 }
@@ -47,14 +49,8 @@ func (sp *spool) remove(from, size int64, stay []span) error {
 	}
 	// whether there is new mail is told by comparing the two times
 	defer sp.restoreTimes(st.Atim, st.Mtim)
-	if len(stay) == 0 {
-		if err := sp.store.calls.cut(sp.fd, from); err != nil {
-			return beneath.Wrap("truncate", sp.path, err)
-		}
-		if err := sp.store.calls.sync(sp.fd); err != nil {
-			return beneath.Wrap("fsync", sp.path, err)
-		}
-		return nil
+	if from == 0 && len(stay) == 0 {
+		return sp.cut(from)
 	}
 	j, err := sp.newJournal(from, size)
 	if err == nil {
@@ -67,11 +63,93 @@ func (sp *spool) remove(from, size int64, stay []span) error {
 			return nil
 		})
 	}
+	if full(err) && len(stay) == 0 {
+		return sp.cut(from) // which needs no room, and is as good but for a power cut
+	}
 	if err != nil {
 		return beneath.Wrap("journal of", sp.path, err)
 	}
 	_, err = sp.redo()
 	return err
+}
+
+// cut ends the file at an offset.
+func (sp *spool) cut(at int64) error {
+	if err := sp.store.calls.cut(sp.fd, at); err != nil {
+		return beneath.Wrap("truncate", sp.path, err)
+	}
+	if err := sp.store.calls.sync(sp.fd); err != nil {
+		return beneath.Wrap("fsync", sp.path, err)
+	}
+	return nil
+}
+
+// trim takes NULs off the end of the file, and ends it as a message ends. No delivery
+// agent leaves them there: they are of a delivery whose octets were not on disk when
+// the power was cut. Behind them nobody would find the From_ line of what comes next.
+// Where they cannot be taken off, the mail in front of them can be read all the same.
+func (sp *spool) trim() error {
+	var st unix.Stat_t
+	if err := unix.Fstat(sp.fd, &st); err != nil || st.Size == 0 || !sp.whole {
+		return err
+	}
+	var octet [1]byte
+	if _, err := file(sp.fd).ReadAt(octet[:], st.Size-1); err != nil || octet[0] != 0 {
+		return err
+	}
+	end, last, err := sp.text(st.Size)
+	if err != nil {
+		return err
+	}
+	if end > 0 {
+		first := make([]byte, len("From "))
+		if _, err := file(sp.fd).ReadAt(first, 0); err != nil && err != io.EOF {
+			return err
+		}
+		if string(first) != "From " {
+			return nil // no spool file: not ours to change
+		}
+	}
+	ending := "\n\n"
+	switch {
+	case end == 0 || last == "\n\n":
+		ending = ""
+	case last[1:] == "\n":
+		ending = "\n"
+	}
+	defer sp.restoreTimes(st.Atim, st.Mtim)
+	if err = sp.store.calls.writeAll(sp.fd, []byte(ending), end); err == nil {
+		err = sp.cut(end + int64(len(ending)))
+	}
+	if err != nil {
+		sp.store.log.Error("NULs cannot be taken from the end of a spool file: mail that comes behind them is not found", "maildrop", sp.path, "err", err)
+		return nil
+	}
+	sp.store.log.Warn("NULs of a delivery that was cut off are taken from the end of a spool file",
+		"maildrop", sp.path, "octets", st.Size-end)
+	return nil
+}
+
+// text says where what is no NUL ends, and its last two octets: NULs where there are
+// not that many.
+func (sp *spool) text(size int64) (end int64, last string, err error) {
+	buf := make([]byte, guard)
+	for end = size; end > 0; {
+		from := max(0, end-guard)
+		b := buf[:end-from]
+		if _, err := file(sp.fd).ReadAt(b, from); err != nil {
+			return 0, "", err
+		}
+		if rest := bytes.TrimRight(b, "\x00"); len(rest) > 0 {
+			end = from + int64(len(rest))
+			break
+		}
+		end = from
+	}
+	two := make([]byte, 2)
+	n := min(end, 2)
+	_, err = file(sp.fd).ReadAt(two[2-n:], end-n)
+	return end, string(two), err
 }
 
 func (sp *spool) restoreTimes(times ...unix.Timespec) {
@@ -129,15 +207,12 @@ func (sp *spool) apply(dir, fd int, name string, j *journal) error {
 	if err != nil {
 		return err
 	}
-	end := j.From + j.Octets
-	if j.Phase == phaseCut {
-		marked, err := sp.marked(end, j)
-		if err != nil {
-			return err
-		}
-		if !marked { // it was cut, and what lies behind is new
-			return s.dropJournal(dir, fd, name)
-		}
+	done, err := sp.cutting(j)
+	if err != nil {
+		return err
+	}
+	if done == cutDone { // and what lies behind is new
+		return s.dropJournal(dir, fd, name)
 	}
 	if at.size > j.Size {
 		return sp.join(at.size, fd, j, name)
@@ -146,7 +221,7 @@ func (sp *spool) apply(dir, fd int, name string, j *journal) error {
 		if _, err := s.copy(sp.fd, j.From, io.NewSectionReader(file(fd), journalOctets, j.Octets)); err != nil {
 			return err
 		}
-		if err := s.calls.writeAll(sp.fd, j.Mark[:], end); err != nil {
+		if err := s.calls.writeAll(sp.fd, j.Mark[:], j.end()); err != nil {
 			return err
 		}
 		if err := s.calls.sync(sp.fd); err != nil {
@@ -159,7 +234,7 @@ func (sp *spool) apply(dir, fd int, name string, j *journal) error {
 			return err
 		}
 	}
-	if err := s.calls.cut(sp.fd, end); err != nil {
+	if err := s.calls.cut(sp.fd, j.end()); err != nil {
 		return err
 	}
 	if err := s.calls.sync(sp.fd); err != nil {

@@ -28,6 +28,7 @@ func write(s store, root string, l *ledger) {
 		panic(err)
 	}
 	r := rand.New(rand.NewPCG(uint64(first), 0))
+	l.powered = filepath.Join(root, powered)
 	st, err := s.open(root)
 	if err != nil {
 		l.say("stopped", err)
@@ -55,6 +56,9 @@ func write(s store, root string, l *ledger) {
 	}
 }
 
+// powered is the file that a writer opens to see whether there is power.
+const powered = "powered"
+
 // writes is how many messages a writer delivers before any of the cuts.
 const writes = 24
 
@@ -74,10 +78,7 @@ func TestPowerCut(t *testing.T) {
 	}
 	t.Logf("%s=%d", seed, from)
 	for _, s := range stores {
-		if s.rewrites {
-			// Does not hold yet: among some hundred cuts under load two left a spool
-			// file without a message that was delivered, or with one that ends in
-			// NULs. Maildirs never did. README says so.
+		if s.variant && s.rewrites { // a dotlock that the cut left empty is nobody's for five minutes
 			continue
 		}
 		cutPower(t, s, n, rand.New(rand.NewPCG(from, 0)))
@@ -90,7 +91,8 @@ func cutPower(t *testing.T, s store, n int, rng *rand.Rand) {
 	d := newDisk(t, 64)
 	r := &run{store: s, dir: t.TempDir(), root: filepath.Join(d.dir, "mail"), books: newBooks()}
 	r.records = filepath.Join(r.dir, "ledger")
-	if err := errors.Join(os.Mkdir(r.root, 0o700), s.make(r.root)); err != nil {
+	err := errors.Join(os.Mkdir(r.root, 0o700), s.make(r.root), os.WriteFile(filepath.Join(r.root, powered), nil, 0o600))
+	if err != nil {
 		t.Fatal(err)
 	}
 	unix.Sync()
